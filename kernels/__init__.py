@@ -1,0 +1,1 @@
+"""Operations of the decoder: plain torch (oracle), Triton (GPU) and native (CPU)."""

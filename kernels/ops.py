@@ -1,0 +1,71 @@
+"""The operations that a decoder is written over. `torch_ops` is their readable meaning, `triton_ops` their GPU form.
+
+Letters: T tokens of the step, S sequences, H query heads, G key/value heads, D head size, E model size, F ffn size, N blocks,
+B block size. K/V caches are [N, B, G, D]; token t of the step lives at slot = block_id * B + offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMeta:
+    """Where the step's tokens stand in their sequences and in the paged cache; all int32 on the step's device."""
+
+    slot_mapping: Tensor  # [T]
+    query_start: Tensor  # [S + 1] the step's tokens of sequence s are query_start[s] : query_start[s + 1]
+    context_lens: Tensor  # [S] tokens of the sequence that are in the cache after this step
+    block_tables: Tensor  # [S, max_blocks] padded with 0
+    max_query_len: int
+    max_context_len: int
+
+
+class Ops(Protocol):
+    """What a back end provides. No method keeps state; only `_inplace` ones write to an argument."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x[T, in] @ weight[out, in]^T + bias[out] -> [T, out]."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight over the last axis; statistics in fp32."""
+        ...
+
+    def rope_inplace(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Rotate pairs (d, d + D/2) of q[T, H, D] and k[T, G, D] by cos, sin [T, D/2]."""
+        ...
+
+    def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) * up, [T, F]."""
+        ...
+
+    def gelu_mul(self, gate: Tensor, up: Tensor) -> Tensor:
+        """gelu_tanh(gate) * up, [T, F]."""
+        ...
+
+    def store_kv_inplace(
+        self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """k_cache.view(N * B, G, D)[slot_mapping] = k[T, G, D]; likewise v."""
+        ...
+
+    def attention(  # noqa: PLR0913 - one operation, its operands
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        meta: AttentionMeta,
+        *,
+        scale: float,
+        sliding_window: int | None,
+        soft_cap: float | None,
+    ) -> Tensor:
+        """Causal attention of q[T, H, D] over each sequence's pages -> [T, H, D]; softmax in fp32.
+
+        A query at position p sees positions max(0, p - sliding_window + 1) to p; scores pass cap * tanh(s / cap) first.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Network definitions, weight files, tokenizers and chat templates."""

@@ -1,0 +1,1 @@
+"""The cloud process: plan, sketch, dispatch, merge, and the HTTP front door."""

@@ -1,0 +1,1 @@
+"""Tokens in, tokens out: the paged-KV engine. It knows no sketch and no socket."""

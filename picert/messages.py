@@ -1,0 +1,280 @@
+"""Every struct that crosses a process, and the words that all parts share.
+
+No behaviour beyond validation, no transport, no engine: a struct here is what a JSON object would be, typed.
+`request_id` names the question, `index` the segment (0-based) and `attempt` the try, so that (request_id, index,
+attempt) identifies an expansion and a repeat is harmless. Times are seconds of the sender's monotonic clock unless
+the name says otherwise; only differences of one clock mean anything.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from picert.errors import InvalidRequest
+
+PROTOCOL_VERSION = 1
+
+Role = Literal["system", "user", "assistant", "tool"]
+Route = Literal["auto", "direct", "sketch", "edge_only"]
+TakenRoute = Literal["direct", "sketch", "edge_only", "fallback"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How tokens are drawn and when to stop. The neutral defaults sample at temperature 1 from the whole distribution.
+
+    Raises InvalidRequest, naming the field, for a value outside its range.
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 0  # no end token or stop before this many
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 is off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}  # token id -> added to its logit
+    seed: int | None = None  # None: drawn by the engine
+    stop: tuple[str, ...] = ()  # stop strings, cut from the text
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # None: none; n: the chosen token's and the n best
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "from 0 to max_tokens"),
+            ("temperature", 0.0 <= self.temperature <= 100.0, "from 0 to 100"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "over 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("min_p", 0.0 <= self.min_p <= 1.0, "from 0 to 1"),
+            ("repetition_penalty", 0.0 < self.repetition_penalty <= 10.0, "over 0 and at most 10"),
+            ("presence_penalty", -2.0 <= self.presence_penalty <= 2.0, "from -2 to 2"),
+            ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "from -2 to 2"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
+            ("stop", all(self.stop), "strings that are not empty"),
+            ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
+        )
+        for name, ok, wanted in checks:
+            if not ok:
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}, must be {wanted}", param=name)
+
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted question, as the cloud service takes it."""
+
+    request_id: str
+    messages: tuple[ChatMessage, ...]
+    sampling: SamplingParams = SamplingParams()
+    route: Route = "auto"
+    sketch_tokens: int | None = None  # None: the policy's choice
+    deadline_s: float = 300.0  # from acceptance
+    progress: bool = False  # also yield Progress events
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One line of a sketch: what one expansion is about."""
+
+    index: int  # 0-based position in the answer
+    text: str  # without its number
+
+
+# --- edge link, cloud -> edge ---------------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    """Answer to Hello: the edge is registered."""
+
+    picert_version: str
+    heartbeat_s: float
+
+
+class ExpandJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Write the text of one or more neighbouring segments, each as its own expansion.
+
+    `outline` holds the sketch lines known so far, the job's own among them. `written` is text of the first segment that
+    users have already seen (an earlier edge was lost): the expansion goes on after it and does not repeat it.
+    """
+
+    request_id: str
+    attempt: int
+    question: str
+    outline: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    max_tokens: int  # per segment
+    deadline_s: float  # from receipt
+    written: str = ""
+    model: str | None = None  # None: the edge's own choice
+    seed: int = 0
+
+
+class AnswerJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Answer a whole conversation (route `edge_only`); the result is the expansion of index 0."""
+
+    request_id: str
+    attempt: int
+    messages: tuple[ChatMessage, ...]
+    sampling: SamplingParams
+    deadline_s: float
+    written: str = ""
+    model: str | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Stop everything of this request and free it; nothing more is sent for it."""
+
+    request_id: str
+
+
+# --- edge link, edge -> cloud ---------------------------------------------------------------------------------------
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """A model that an edge runs."""
+
+    name: str
+    fingerprint: str  # SHA-256 of the weights' header and size; equal files agree
+    num_parameters: int
+    max_model_len: int
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """First word of an edge after each connect."""
+
+    name: str  # stable over reconnects
+    picert_version: str
+    models: tuple[ModelInfo, ...]
+    slots: int  # sequences it decodes at once
+    kv_tokens: int  # tokens of KV cache
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Sent every `heartbeat_s`; the cloud echoes it back unchanged, which gives the edge its round trip."""
+
+    sent_at: float
+    num_running: int
+    num_waiting: int
+    kv_usage: float  # 0 to 1
+    rtt_s: float | None = None  # of the beat before
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag=True):
+    """More text of one expansion (on the link), or of the merged answer (from the service)."""
+
+    request_id: str
+    index: int
+    attempt: int
+    text: str
+
+
+class Expansion(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An expansion is complete; `text` is all of it, without what `written` already held."""
+
+    request_id: str
+    index: int
+    attempt: int
+    text: str
+    finish_reason: FinishReason
+    model: str
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, found in the prefix cache
+    completion_tokens: int
+    mean_logprob: float
+    seconds: float
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A job, or one segment of it (`index`), or a Hello (`request_id` empty), ended without a result."""
+
+    request_id: str
+    attempt: int
+    code: str
+    message: str
+    index: int | None = None  # None: all segments of the job
+
+
+# --- edge link, both ways -------------------------------------------------------------------------------------------
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """The sender takes nothing new, finishes what it holds and leaves."""
+
+    reason: str = ""
+
+
+ToEdge = Welcome | ExpandJob | AnswerJob | Cancel | Heartbeat | Failure | Drain
+ToCloud = Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
+LinkMessage = (
+    Welcome | ExpandJob | AnswerJob | Cancel | Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
+)
+
+
+# --- what the service tells its caller ------------------------------------------------------------------------------
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What is going on behind the answer; only for requests that asked for it."""
+
+    request_id: str
+    stage: Literal["plan", "sketch", "expand", "segment_done", "repair"]
+    text: str = ""
+    index: int | None = None
+    edge: str | None = None
+    done: int = 0
+    total: int = 0
+
+
+class SegmentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one segment of an answer came to be."""
+
+    text: str
+    expansion: str
+    edge: str  # the edge's name, or "cloud" after a repair
+    model: str
+    tokens: int
+    attempts: int
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens spent, at cloud and edges apart."""
+
+    cloud_prompt_tokens: int = 0
+    cloud_completion_tokens: int = 0
+    cloud_cached_tokens: int = 0
+    edge_prompt_tokens: int = 0
+    edge_completion_tokens: int = 0
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The one terminal event of an answered request (a failed one ends in a PicertError instead)."""
+
+    request_id: str
+    finish_reason: Literal["stop", "length"]
+    route: TakenRoute
+    reasons: tuple[str, ...]
+    segments: tuple[SegmentReport, ...]
+    usage: Usage
+    prompt_tokens: int  # of the visible conversation, by the cloud's tokenizer
+    completion_tokens: int  # of the visible answer, by the cloud's tokenizer
+    queue_s: float
+    sketch_s: float
+    first_text_s: float
+    total_s: float
+
+
+AnswerEvent = TextDelta | Progress | Done

@@ -1,0 +1,1 @@
+"""Bytes and peers: typed messages over ZeroMQ between cloud and edges."""

@@ -1,0 +1,62 @@
+"""Builds picert._C and maps the top-level folders into the package; all else is in pyproject.toml.
+
+Each instruction set is its own translation unit with its own flags (`*_avx2.cpp`, `*_avx512.cpp`), so that the
+rest of the extension runs on any x86-64 machine and the choice is made at run time.
+"""
+
+import platform
+from glob import glob
+
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from setuptools import setup
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+ISA_FLAGS = {
+    "_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "_avx512.cpp": [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
+        *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
+    ],
+}
+
+
+class BuildExtension(build_ext):
+    """build_ext that adds the flags of a file's instruction set to that file alone."""
+
+    def build_extensions(self) -> None:
+        compile_one = self.compiler._compile
+
+        def compile_with_isa(obj, src, ext, cc_args, extra_postargs, pp_opts):  # type: ignore[no-untyped-def]
+            isa = [flag for end, flags in ISA_FLAGS.items() if src.endswith(end) for flag in flags]
+            compile_one(obj, src, ext, cc_args, [*extra_postargs, *isa], pp_opts)
+
+        self.compiler._compile = compile_with_isa
+        super().build_extensions()
+
+
+def sources() -> list[str]:
+    """Every C++ file of the extension; vector files only where the machine could run them."""
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    files = sorted(glob("csrc/*.cpp") + glob("csrc/*/*.cpp"))
+    return files if x86 else [f for f in files if not f.endswith(tuple(ISA_FLAGS))]
+
+
+ParallelCompile("PICERT_BUILD_JOBS", default=0).install()
+setup(
+    packages=[
+        *("picert", "picert.engine", "picert.pice", "picert.transport", "picert.cloud", "picert.edge"),
+        *("picert.kernels", "picert.models"),
+    ],
+    package_dir={"picert.kernels": "kernels", "picert.models": "models"},
+    ext_modules=[
+        Pybind11Extension(
+            "picert._C",
+            sources(),
+            include_dirs=["csrc"],
+            cxx_std=17,
+            extra_compile_args=["-O3", "-fvisibility=hidden", "-pthread", *WARNINGS],
+            extra_link_args=["-pthread"],
+        )
+    ],
+    cmdclass={"build_ext": BuildExtension},
+)

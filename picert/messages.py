@@ -136,9 +136,11 @@ class AnswerJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Stop everything of this request and free it; nothing more is sent for it."""
+    """Stop a request's expansion of one segment (`index`), or all of them, and free what they hold; nothing more is
+    sent for them."""
 
     request_id: str
+    index: int | None = None
 
 
 # --- edge link, edge -> cloud ---------------------------------------------------------------------------------------

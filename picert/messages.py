@@ -163,6 +163,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     models: tuple[ModelInfo, ...]
     slots: int  # sequences it decodes at once
     kv_tokens: int  # tokens of KV cache
+    instance: str = ""  # random, drawn once per process: tells a reconnect from a second edge of the same name
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -217,6 +218,7 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """The sender takes nothing new, finishes what it holds and leaves."""
 
     reason: str = ""
+    has_left: bool = False  # it holds nothing any more: its last word
 
 
 ToEdge = Welcome | ExpandJob | AnswerJob | Cancel | Heartbeat | Failure | Drain

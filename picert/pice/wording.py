@@ -1,0 +1,79 @@
+"""How texts are compared: words, content words, overlap, loops. Pure functions of strings, for any script."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+# Scripts written without spaces: each character stands for a word, so that overlap means something there too.
+_UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)*")
+_MARKER = re.compile(
+    r"<\|[^<>|\n]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
+)
+_STOP_WORDS = frozenset(
+    "a about all also am an and any are as at be because been but by can could did do does doing for "
+    "from get had has have he her him his how i if in into is it its just like make may me might more "
+    "most much must my no not of on one or our out over s she should so some such t than that the their "
+    "them then there these they this those to too up us very was way ways we were what when where which "
+    "while who why will with would you your".split()
+)
+
+
+def words(text: str) -> list[str]:
+    """The words of `text`, folded in case and width, without punctuation."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def content_words(text: str) -> list[str]:
+    """`words` without those that carry no content (English only)."""
+    return [word for word in words(text) if word not in _STOP_WORDS]
+
+
+def ngrams(sequence: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """All runs of `n` neighbours, in order."""
+    return [tuple(sequence[i : i + n]) for i in range(len(sequence) - n + 1)]
+
+
+def similarity(a: str, b: str) -> float:
+    """Shared part of the two texts' distinct words, 0 to 1 (Jaccard)."""
+    first, second = set(words(a)), set(words(b))
+    return len(first & second) / len(first | second) if first and second else 0.0
+
+
+def recall(reference: str, text: str) -> float:
+    """Share of the reference's distinct content words that `text` has, too; 1 where there are none to find."""
+    wanted = set(content_words(reference))
+    return len(wanted & set(words(text))) / len(wanted) if wanted else 1.0
+
+
+def has_loop(text: str) -> bool:
+    """Whether `text` goes round: a run of four words said three times, or few distinct runs of three words."""
+    tokens = words(text)
+    runs = Counter(ngrams(tokens, 4))
+    if runs and max(runs.values()) >= 3:
+        return True
+    threes = ngrams(tokens, 3)
+    return len(threes) >= 10 and len(set(threes)) < 0.6 * len(threes)
+
+
+def has_chat_marker(text: str) -> bool:
+    """Whether `text` has a piece of some chat template in it, such as an end-of-turn marker."""
+    return _MARKER.search(text) is not None
+
+
+def before_chat_marker(text: str) -> str:
+    """`text` up to its first chat marker."""
+    return _MARKER.split(text, maxsplit=1)[0]
+
+
+def one_line(text: str) -> str:
+    """`text` on one line: runs of white space become a space, other control characters are dropped."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 edge`, `2 edges`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -46,7 +46,9 @@ class Scheduler:
             prefix_caching=limits.prefix_caching,
             chunked_prefill=limits.chunked_prefill,
         )
-        core = self._core  # each property makes a new view of the same memory, so they are taken once
+        core = (
+            self._core
+        )  # each property makes a new view of the same memory, so they are taken once
         self._seq_ids = core.seq_ids
         self._token_ids = core.token_ids
         self._positions = core.positions

@@ -1,0 +1,210 @@
+"""Draft: the state of one question from acceptance to its terminal event, and the tasks that work on it.
+
+Producers (a direct answer, a sketch, the expansions) write to the draft; the one consumer reads `events`. Everything a
+question holds hangs here, so that closing the draft frees it. Text waiting in the outbox is bounded by the
+request's token budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Literal, Protocol
+
+from picert.engine.engine import Output
+from picert.errors import DeadlineExceeded
+from picert.messages import (
+    Done,
+    Expansion,
+    Progress,
+    Request,
+    SegmentReport,
+    TakenRoute,
+    TextDelta,
+    Usage,
+)
+
+Clock = Callable[[], float]
+Stage = Literal["plan", "sketch", "expand", "segment_done", "repair"]
+
+
+class Counter(Protocol):
+    """What the draft needs of the cloud's tokenizer: the measure of the visible answer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids."""
+        ...
+
+
+class Draft:
+    """One answer in the making. Single consumer, many producers, one event loop."""
+
+    def __init__(self, request: Request, tokenizer: Counter, clock: Clock) -> None:
+        self.request = request
+        self.route: TakenRoute = "direct"
+        self.reasons: list[str] = []
+        self.reports: dict[int, SegmentReport] = {}
+        self.finish_reason: Literal["stop", "length"] = "stop"
+        self.prompt_tokens = 0
+        self.queue_s = 0.0
+        self.sketch_s = 0.0
+        self._usage = {name: 0 for name in Usage.__struct_fields__}
+        self._tokenizer = tokenizer
+        self._clock = clock
+        self._began = clock()
+        self._first_text_s: float | None = None
+        self._text: list[str] = []
+        self._num_tokens = 0  # of _text; an upper bound until it is settled
+        self._outbox: asyncio.Queue[TextDelta | Progress | None] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._error: BaseException | None = None
+
+    # --- time ---
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since acceptance."""
+        return self._clock() - self._began
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the deadline. Raises DeadlineExceeded when there are none."""
+        left = self.request.deadline_s - self.elapsed_s
+        if left <= 0:
+            raise DeadlineExceeded(
+                f"the answer was not complete after {self.request.deadline_s:g} s: "
+                "allow more time (deadline_ms) or ask for fewer tokens"
+            )
+        return left
+
+    # --- what producers do ---
+
+    @property
+    def is_full(self) -> bool:
+        """The user's max_tokens is reached: nothing more will be shown."""
+        return self.finish_reason == "length"
+
+    def say(self, text: str, index: int = 0) -> None:
+        """Show more of the answer, cut at the request's max_tokens."""
+        if not text or self.is_full:
+            return
+        text = self._fit(text)
+        if text:
+            self._text.append(text)
+            self._outbox.put_nowait(TextDelta(self.request.request_id, index, 0, text))
+
+    def note(self, stage: Stage, **fields: Any) -> None:
+        """Tell a caller who asked for progress what is going on."""
+        if self.request.progress:
+            self._outbox.put_nowait(
+                Progress(request_id=self.request.request_id, stage=stage, **fields)
+            )
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a producer; its failure ends the answer with its error."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def count_cloud(self, output: Output) -> None:
+        """Account for one finished sequence of the cloud's engine."""
+        self._usage["cloud_prompt_tokens"] += output.num_prompt_tokens
+        self._usage["cloud_cached_tokens"] += output.num_cached_tokens
+        self._usage["cloud_completion_tokens"] += output.num_completion_tokens
+
+    def count_edge(self, expansion: Expansion) -> None:
+        """Account for one expansion that an edge delivered, used or not."""
+        self._usage["edge_prompt_tokens"] += expansion.prompt_tokens
+        self._usage["edge_completion_tokens"] += expansion.completion_tokens
+
+    def finish_whole(self, expansion: Expansion, edge: str, attempts: int) -> None:
+        """An edge has answered the whole question; its text was shown as it came."""
+        self.count_edge(expansion)
+        self.finish_reason = "length" if expansion.finish_reason == "length" else "stop"
+        self.reports[0] = SegmentReport(
+            text="",
+            expansion=expansion.text,
+            edge=edge,
+            model=expansion.model,
+            tokens=expansion.completion_tokens,
+            attempts=attempts,
+        )
+
+    # --- what the consumer does ---
+
+    async def events(self) -> AsyncIterator[TextDelta | Progress]:
+        """What there is to tell, until every producer has ended. Raises a producer's error, or DeadlineExceeded."""
+        while self._tasks or not self._outbox.empty():
+            try:
+                event = await asyncio.wait_for(self._outbox.get(), self.remaining_s)
+            except asyncio.TimeoutError:
+                continue  # remaining_s raises
+            if event is not None:
+                if isinstance(event, TextDelta) and self._first_text_s is None:
+                    self._first_text_s = self.elapsed_s
+                yield event
+            elif self._error is not None:
+                raise self._error
+
+    def done(self) -> Done:
+        """The terminal event, once `events` has ended."""
+        return Done(
+            request_id=self.request.request_id,
+            finish_reason=self.finish_reason,
+            route=self.route,
+            reasons=tuple(self.reasons),
+            segments=tuple(self.reports[index] for index in sorted(self.reports)),
+            usage=Usage(**self._usage),
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=len(self._tokenizer.encode("".join(self._text))),
+            queue_s=self.queue_s,
+            sketch_s=self.sketch_s,
+            first_text_s=self._first_text_s or 0.0,
+            total_s=self.elapsed_s,
+        )
+
+    def __str__(self) -> str:
+        """The one line that a request leaves in the log: no text of it, only what it took."""
+        return (
+            f"{self.route} in {self.elapsed_s:.2f} s, first text after "
+            f"{self._first_text_s or 0.0:.2f} s, {len(self.reports)} segments, "
+            f"cloud {self._usage['cloud_completion_tokens']} and "
+            f"edges {self._usage['edge_completion_tokens']} tokens"
+        )
+
+    async def close(self) -> None:
+        """Cancel every producer and wait until each has freed what it held."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and self._error is None:
+            self._error = task.exception()
+        self._outbox.put_nowait(None)  # wake the consumer
+
+    def _fit(self, text: str) -> str:
+        """`text` or the head of it that max_tokens leaves room for.
+
+        Pieces encoded one by one give at least as many tokens as the whole, so the exact count is needed only when
+        their sum passes the limit.
+        """
+        limit = self.request.sampling.max_tokens
+        self._num_tokens += len(self._tokenizer.encode(text))
+        if self._num_tokens <= limit:
+            return text
+        shown = "".join(self._text)
+        ids = self._tokenizer.encode(shown + text)
+        self._num_tokens = len(ids)
+        if len(ids) <= limit:
+            return text
+        self.finish_reason = "length"
+        for task in self._tasks:  # the rest would never be shown
+            task.cancel()
+        kept = self._tokenizer.decode(ids[:limit]).removesuffix("\ufffd")
+        return kept[len(shown) :]

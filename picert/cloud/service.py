@@ -1,0 +1,185 @@
+"""CloudService: one question in, one streamed answer out. `answer` is the paper's idea, top to bottom.
+
+The service composes: the cloud's engine writes, `picert.pice` decides, the pool reaches the edges, a `Draft` holds
+what belongs to one question. The only table here is the set of drafts in flight, kept by `_admit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+from picert.cloud.draft import Draft
+from picert.cloud.edges import EdgePool
+from picert.cloud.expander import Expander, Means
+from picert.cloud.writer import CloudWriter
+from picert.config import CloudConfig
+from picert.engine.loop import EngineLoop
+from picert.errors import Draining, InvalidRequest, PicertError, QueueFull
+from picert.log import get_logger
+from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
+from picert.pice.length import LengthPredictor
+from picert.pice.policy import Plan, job_deadline_s, plan, read_request
+from picert.pice.prompts import PromptBook
+from picert.pice.sketch import SketchParser
+
+logger = get_logger(__name__)
+
+
+class CloudService:
+    """Answers requests with one cloud engine and a pool of edges. Everything runs on one event loop."""
+
+    def __init__(
+        self,
+        loop: EngineLoop,
+        edges: EdgePool,
+        prompts: PromptBook,
+        config: CloudConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._writer = CloudWriter(loop, clock)
+        self._edges = edges
+        self._prompts = prompts
+        self._config = config
+        self._clock = clock
+        self._means = Means(edges, self._writer, prompts, config.policy)
+        self._lengths = LengthPredictor()
+        self._drafts: dict[str, Draft] = {}
+        self._is_draining = False
+
+    async def answer(self, request: Request) -> AsyncIterator[AnswerEvent]:
+        """The path of a request: text in order, then one Done; or a PicertError. Closing the iterator cancels it all.
+
+        Raises QueueFull or Draining before anything was begun, InvalidRequest for one that cannot be served,
+        DeadlineExceeded when its time is over.
+        """
+        async with self._admit(request) as draft:  # 1 arrives
+            chosen = self._plan(draft)  # 2 plan
+            if chosen.route == "sketch":
+                draft.spawn(self._progressive(draft, chosen))  # 3 to 8 sketch … choose
+            elif chosen.route == "edge_only":
+                draft.spawn(self._at_edge(draft))
+            else:
+                draft.spawn(self._direct(draft))
+            async for event in draft.events():  # 9 merge
+                yield event
+            yield draft.done()  # 10 answer
+
+    async def _progressive(self, draft: Draft, chosen: Plan) -> None:
+        """The cloud sketches; each line goes out to an edge the moment it is complete."""
+        question = draft.request.messages[-1].content
+        parser = SketchParser(chosen.max_segments, question)
+        expander = Expander(draft, chosen, question, self._means)
+        prompt = self._prompts.sketch(question, chosen.max_segments, chosen.sketch_tokens)
+        parser.push(prompt.prefill)
+        was_cut = False
+        async with aclosing(self._writer.write(draft, "sketch", prompt)) as outputs:  # 3 sketch
+            async for output in outputs:
+                expander.add(parser.push(output.text))  # 4 segments, 5 jobs, 6 out, 7 edge, 8 choose
+                was_cut = output.finish_reason == "length"
+                if parser.is_complete:
+                    break
+        expander.add(parser.finish(cut=was_cut))
+        draft.sketch_s = draft.elapsed_s
+        if not expander.close_sketch():
+            await self._fall_back(draft, "the sketch had too few points")
+
+    async def _direct(self, draft: Draft, written: str = "") -> None:
+        """The cloud answers whole; `written` is answer text that was shown before."""
+        request = draft.request
+        prompt = self._prompts.direct(request.messages, request.sampling, written)
+        async with aclosing(self._writer.write(draft, "answer", prompt)) as outputs:
+            async for output in outputs:
+                draft.say(output.text)
+                if output.finish_reason == "length":
+                    draft.finish_reason = "length"
+        if not written and draft.finish_reason == "stop":
+            question = request.messages[-1].content
+            self._lengths.observe(question, output.num_completion_tokens)
+
+    async def _at_edge(self, draft: Draft) -> None:
+        """A small model answers whole; the cloud goes on where it failed."""
+        written = ""
+        policy = self._config.policy
+        failed_at: list[str] = []
+        for attempt in range(policy.max_attempts):
+            job = self._answer_job(draft, attempt, written)
+            try:
+                async with self._edges.run(job, avoid=failed_at) as assignment:
+                    async for piece in assignment:
+                        if isinstance(piece, Expansion):
+                            draft.finish_whole(piece, assignment.edge or "", attempt + 1)
+                            return
+                        written += piece.text
+                        draft.say(piece.text)
+            except PicertError as error:
+                failed_at.append(assignment.edge or "")
+                draft.reasons.append(f"attempt {attempt + 1} failed: {error.message}")
+        await self._fall_back(draft, "no edge could answer", written)
+
+    async def _fall_back(self, draft: Draft, reason: str, written: str = "") -> None:
+        draft.route = "fallback"
+        draft.reasons.append(reason)
+        await self._direct(draft, written)
+
+    def _plan(self, draft: Draft) -> Plan:
+        """Choose the route, from the wording, the predicted length and the load."""
+        request = draft.request
+        draft.prompt_tokens = self._writer.count_prompt(request.messages)
+        features = read_request(request, draft.prompt_tokens, self._lengths)
+        load = self._edges.load(self._writer.num_running)
+        chosen = plan(features, load, self._writer.speed, self._config.policy)
+        draft.route = chosen.route
+        draft.reasons += chosen.reasons
+        draft.note("plan", text=chosen.route)
+        return chosen
+
+    def _answer_job(self, draft: Draft, attempt: int, written: str) -> AnswerJob:
+        request, policy = draft.request, self._config.policy
+        tokens = (draft.prompt_tokens, request.sampling.max_tokens)
+        return AnswerJob(
+            request_id=request.request_id,
+            attempt=attempt,
+            messages=request.messages,
+            sampling=request.sampling,
+            deadline_s=job_deadline_s(self._edges.slowest(), *tokens, 1, policy),
+            written=written,
+        )
+
+    @asynccontextmanager
+    async def _admit(self, request: Request) -> AsyncIterator[Draft]:
+        """The draft of an accepted request; leaving the block ends its tasks and forgets it."""
+        if self._is_draining:
+            raise Draining("this cloud is about to stop and takes no new requests: ask another")
+        if len(self._drafts) >= self._config.max_num_requests:
+            raise QueueFull(
+                f"{len(self._drafts)} requests are in flight, the limit is "
+                f"{self._config.max_num_requests}: try again later or raise max_num_requests"
+            )
+        if request.request_id in self._drafts:
+            raise InvalidRequest(
+                f"request_id {request.request_id!r} is in flight already: choose another",
+                param="request_id",
+            )
+        draft = Draft(request, self._writer.tokenizer, self._clock)
+        self._drafts[request.request_id] = draft
+        try:
+            yield draft
+        finally:
+            await draft.close()
+            del self._drafts[request.request_id]
+            logger.info("%s", draft, extra={"request_id": request.request_id})
+
+    @property
+    def num_in_flight(self) -> int:
+        """Accepted requests without a terminal event so far."""
+        return len(self._drafts)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept nothing more and wait until every request has ended, at most `timeout_s`."""
+        self._is_draining = True
+        deadline = self._clock() + timeout_s
+        while self._drafts and self._clock() < deadline:
+            await asyncio.sleep(0.02)

@@ -1,0 +1,184 @@
+"""EdgeWorker: jobs in, expansions out. One task per segment; all of them share one engine's batch.
+
+The worker owns the table of running tasks and nothing else: sequences and KV blocks belong to the engine loop, which
+frees them when a task's stream is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from picert.config import EdgeConfig
+from picert.engine.engine import Output
+from picert.engine.loop import EngineLoop
+from picert.errors import ModelNotFound, PicertError
+from picert.log import get_logger
+from picert.messages import (
+    AnswerJob,
+    Cancel,
+    ChatMessage,
+    ExpandJob,
+    Expansion,
+    Failure,
+    SamplingParams,
+    Segment,
+    TextDelta,
+    ToCloud,
+)
+from picert.pice.prompts import PromptBook
+
+logger = get_logger(__name__)
+Clock = Callable[[], float]
+TaskKey = tuple[str, int]  # request_id, segment index
+
+
+class Outbox(Protocol):
+    """Where results go: the edge's end of the link."""
+
+    async def send(self, message: ToCloud) -> None:
+        """Queue one message for the cloud."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One text to write, whatever kind of job asked for it."""
+
+    request_id: str
+    index: int
+    attempt: int
+    loop: EngineLoop
+    model: str
+    prompt_ids: Sequence[int]
+    sampling: SamplingParams
+    deadline_s: float
+
+
+class EdgeWorker:
+    """Runs the jobs of one edge over its models; `loops` maps a model's name to its engine, the default first."""
+
+    def __init__(
+        self,
+        loops: Mapping[str, EngineLoop],
+        prompts: PromptBook,
+        outbox: Outbox,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._loops = dict(loops)
+        self._prompts = prompts
+        self._outbox = outbox
+        self._clock = clock
+        self._tasks: dict[TaskKey, asyncio.Task[None]] = {}
+
+    @property
+    def num_running(self) -> int:
+        """Texts that are being written."""
+        return len(self._tasks)
+
+    async def take(self, message: ExpandJob | AnswerJob | Cancel) -> None:
+        """Start a job or cancel one; never waits for a text to be written."""
+        if isinstance(message, Cancel):
+            await self._cancel(message)
+        elif isinstance(message, ExpandJob):
+            for segment in message.segments:
+                await self._start(message, segment)
+        else:
+            await self._start(message, Segment(0, ""))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let running texts finish for at most `timeout_s`, then cancel the rest."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+        await self._end(list(self._tasks))
+
+    async def _start(self, job: ExpandJob | AnswerJob, segment: Segment) -> None:
+        key = (job.request_id, segment.index)
+        await self._end([key])  # a newer attempt replaces the older
+        try:
+            work = self._prepare(job, segment)
+        except PicertError as error:
+            await self._fail(job, segment.index, error)
+            return
+        self._spawn(key, self._write(work))
+
+    def _prepare(self, job: ExpandJob | AnswerJob, segment: Segment) -> Work:
+        model = job.model or next(iter(self._loops))
+        loop = self._loops.get(model)
+        if loop is None:
+            held = ", ".join(self._loops)
+            raise ModelNotFound(f"this edge has no model {model!r}; it has {held}")
+        tokenizer = loop.engine.tokenizer
+        if isinstance(job, ExpandJob):
+            prompt = self._prompts.expand(job, segment)
+            ids = tokenizer.encode_chat(prompt.messages, prefill=prompt.prefill)
+            sampling = prompt.sampling
+        else:
+            ids = tokenizer.encode_chat(job.messages, prefill=job.written)
+            sampling = job.sampling
+        return Work(
+            *(job.request_id, segment.index, job.attempt),
+            *(loop, model, ids, sampling, job.deadline_s),
+        )
+
+    async def _write(self, work: Work) -> None:
+        """Stream one text to the cloud; ends in exactly one Expansion or Failure unless it is cancelled."""
+        began = self._clock()
+        text: list[str] = []
+        engine_id = f"{work.request_id}/{work.index}/{work.attempt}"
+        stream = work.loop.stream(
+            engine_id, work.prompt_ids, work.sampling, deadline_s=work.deadline_s
+        )
+        try:
+            async for output in stream:
+                text.append(output.text)
+                if output.text:
+                    await self._outbox.send(
+                        TextDelta(work.request_id, work.index, work.attempt, output.text)
+                    )
+            await self._outbox.send(
+                _expansion(work, "".join(text), output, self._clock() - began)
+            )
+        except PicertError as error:
+            await self._fail(work, work.index, error)
+
+    async def _fail(self, job: Work | ExpandJob | AnswerJob, index: int, error: PicertError) -> None:
+        logger.info("segment %d: %s", index, error, extra={"request_id": job.request_id})
+        await self._outbox.send(
+            Failure(
+                request_id=job.request_id,
+                index=index,
+                attempt=job.attempt,
+                code=error.code or "server_error",
+                message=error.message,
+            )
+        )
+
+    async def _cancel(self, cancel: Cancel) -> None:
+        await self._end(
+            [
+                key
+                for key in self._tasks
+                if key[0] == cancel.request_id and cancel.index in (None, key[1])
+            ]
+        )
+
+    def _spawn(self, key: TaskKey, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"expand {key}")
+        self._tasks[key] = task
+        task.add_done_callback(lambda done: self._forget(key, done))
+
+    def _forget(self, key: TaskKey, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("expansion failed: %s", error, extra={"request_id": key[0]}, exc_info=error)
+
+    async def _end(self, keys: Sequence[TaskKey]) -> None:
+        tasks = [self._tasks[key] for key in keys if key in self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,6 @@
-"""Cost of one scheduling round (schedule, then append for every row) with N sequences in decode, in microseconds.
+"""Cost of one scheduling round (schedule, then append for every row) with N sequences in decode.
 
-The result is checked first against the lengths it must have. `--json` prints one line per case.
+In microseconds. The result is checked first against the lengths it must have. `--json` prints one line per case.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def commit() -> str:
 
 
 def running(num_seqs: int, steps: int) -> Scheduler:
-    """A scheduler whose sequences are all past their prompts and have room for `steps` more tokens each."""
+    """A scheduler whose sequences are past their prompts, with room for `steps` more tokens."""
     max_len = PROMPT_LEN + 2 * steps
     scheduler = Scheduler(
         SchedulerLimits(
@@ -90,7 +90,8 @@ def main() -> None:
             print(json.dumps({**row, **machine, "picert": picert.__version__, "commit": commit()}))
         else:
             print(
-                f"{row['case']:>12}  p20 {row['p20_us']:>7} us  p50 {row['p50_us']:>7} us  p80 {row['p80_us']:>7} us"
+                f"{row['case']:>12}  p20/p50/p80 us "
+                f"{row['p20_us']:>7} {row['p50_us']:>7} {row['p80_us']:>7}"
             )
 
 

@@ -1,6 +1,7 @@
 // bindings.cpp: checks and conversions between Python and the scheduling core.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
 #include <optional>

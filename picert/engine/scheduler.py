@@ -1,7 +1,7 @@
-"""Scheduler: the thin Python face of the scheduling core `picert._C.StepScheduler`, which owns all its state.
+"""Scheduler: the thin Python face of `picert._C.StepScheduler`, which owns all state.
 
-What it decides, and by which rules, is written in csrc/sched/step_scheduler.h; the slow Python twin that the tests hold
-it against is tests/support/simulate.py. No torch, no text.
+What it decides, and by which rules, is written in csrc/sched/step_scheduler.h; the slow Python twin
+that the tests hold it against is tests/support/simulate.py. No torch, no text.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class SchedulerLimits:
 
 
 class Scheduler:
-    """Continuous batching over paged K/V with a prefix cache, chunked prefill and preemption by recompute.
+    """Continuous batching over paged K/V: prefix cache, chunked prefill, preemption by recompute.
 
-    Sequences are named by integers that the caller chooses. Not thread-safe. Misuse raises ValueError.
+    Sequences are named by integers that the caller chooses. Not thread-safe. Misuse raises
+    ValueError.
     """
 
     def __init__(self, limits: SchedulerLimits) -> None:
@@ -70,7 +71,8 @@ class Scheduler:
     ) -> None:
         """Queue a sequence that will never hold more than `max_len` tokens, its prompt among them.
 
-        Lower priorities go first, equal ones in order of arrival. Blocks are shared only among equal salts.
+        Lower priorities go first, equal ones in order of arrival. Blocks are shared only among
+        equal salts.
         """
         self._core.add(seq_id, np.asarray(prompt_ids, np.int32), max_len, priority, salt)
 
@@ -79,11 +81,11 @@ class Scheduler:
         return self._core.remove(seq_id)
 
     def append(self, seq_ids: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Add to each sequence the token that was sampled for it; its earlier tokens must all have been computed."""
+        """Add to each sequence the token sampled for it; all its earlier ones must be computed."""
         self._core.append(np.asarray(seq_ids, np.int64), np.asarray(token_ids, np.int32))
 
     def schedule(self) -> StepBatch | None:
-        """The next step, or None if no sequence has a token to compute. Valid until the next call."""
+        """The next step, or None if there is nothing to compute. Valid until the next call."""
         num_seqs, num_tokens, num_logits = self._core.schedule()
         if num_seqs == 0:
             return None
@@ -100,7 +102,7 @@ class Scheduler:
         )
 
     def num_cached_tokens(self, seq_id: int) -> int:
-        """Prompt tokens that the prefix cache held when the sequence was first admitted; 0 before that."""
+        """Prompt tokens that the prefix cache held at the first admission; 0 before that."""
         return self._core.num_cached_tokens(seq_id)
 
     @property

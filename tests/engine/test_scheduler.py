@@ -266,7 +266,7 @@ def test_append_refuses_to_outgrow_max_len() -> None:
     ],
 )
 def test_contradicting_limits_are_refused(changes: dict[str, int | bool]) -> None:
-    with pytest.raises(ValueError, match="must|more than"):
+    with pytest.raises(ValueError, match=r"must|more than"):
         make(**changes)
 
 

@@ -1,7 +1,8 @@
-"""The scheduling core, slow and obvious: dictionaries and lists, everything looked up afresh, nothing incremental.
+"""The scheduling core, slow and obvious: everything looked up afresh, nothing incremental.
 
-It is the oracle of picert._C.BlockPool and StepScheduler: same rules (csrc/sched/step_scheduler.h), other code. Beyond
-what they keep, it remembers which tokens each block's K/V was computed from, so a wrong share fails an assertion here.
+It is the oracle of picert._C.BlockPool and StepScheduler: same rules (csrc/sched/step_scheduler.h),
+other code. Beyond what they keep, it remembers which tokens each slot's K/V was computed from, so a
+wrong share fails an assertion here.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ class EdgeView:
 
 
 def choose_edge(views: Sequence[EdgeView], avoid: Collection[str] = ()) -> str | None:
-    """The edge for the next job: of those with a free slot the one with the fewest in flight, then the one unused for
-    longest, so that every edge gets work. None if there is none; an edge named in `avoid` is never chosen."""
+    """The edge for the next job: of those with a free slot the one with the fewest in flight, then
+    the one unused for longest, so that every edge gets work. None if there is none; an edge named
+    in `avoid` is never chosen."""
     ready = [view for view in views if view.free_slots > 0 and view.name not in avoid]
     best = min(
         ready, key=lambda view: (view.num_in_flight, view.last_used, view.name), default=None
@@ -43,7 +44,8 @@ def job_size(job: EdgeJob) -> int:
 
 
 class DispatchQueue:
-    """Jobs that wait for an edge, first in, first out. Who pushes a request's jobs removes them when it ends."""
+    """Jobs that wait for an edge, first in, first out. Who pushes a request's jobs removes them
+    when it ends."""
 
     def __init__(self) -> None:
         self._jobs: deque[EdgeJob] = deque()
@@ -59,13 +61,18 @@ class DispatchQueue:
             self._jobs.append(job)
 
     def next_for(self, free_slots: int) -> EdgeJob | None:
-        """Take out the oldest job that fits `free_slots`; a job larger than any edge goes when one slot is free and
-        nothing smaller waits before it, because an edge queues what it cannot start at once."""
+        """Take out the oldest job that fits `free_slots`, else the oldest: an edge queues what it
+        cannot start at once. None without a free slot or a job."""
         if free_slots < 1 or not self._jobs:
             return None
         fitting = next((job for job in self._jobs if job_size(job) <= free_slots), self._jobs[0])
         self._jobs.remove(fitting)
         return fitting
+
+    def discard(self, job: EdgeJob) -> None:
+        """Drop one waiting job, if it is there."""
+        if job in self._jobs:
+            self._jobs.remove(job)
 
     def remove(self, request_id: str) -> int:
         """Drop all waiting jobs of a request; returns how many there were."""

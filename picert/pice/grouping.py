@@ -1,4 +1,4 @@
-"""Segments -> what each job holds. One segment per job for now, so that every edge slot can work at once."""
+"""Segments -> what each job holds: one segment for now, so that every edge slot can work."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from picert.messages import Segment
 
 
 def group(segments: Sequence[Segment]) -> list[tuple[Segment, ...]]:
-    """Neighbouring segments that one job shall write, in order; every segment is in exactly one group."""
+    """Neighbouring segments that one job shall write, in order; each segment is in one group."""
     return [(segment,) for segment in segments]

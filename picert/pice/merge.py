@@ -1,54 +1,136 @@
 """Segments and their texts, in any order -> one answer, in order, released as early as possible.
 
-The answer is a numbered list: `1. **Title**: text`, or `1. **Title**: Detail. text` where the sketch line has
-details. A heading is answer text as soon as it is known and everything before it is finished. What has been
-released is never changed; all of it, joined, is the answer.
+The answer is a numbered list: `1. **Title**: text`, or `1. **Title**: Detail. text` where the
+sketch line has details. A heading is answer text as soon as it is known and everything before it
+is finished. What has been released is never changed; all of it, joined, is the answer.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from picert.messages import Segment
+from picert.pice.sketch import split_point
+
+
+def heading_text(segment: Segment) -> str:
+    """How a segment's line stands in the answer: `1. **Title**`, and `: Detail.` if it has one."""
+    title, detail = split_point(segment.text)
+    line = f"{segment.index + 1}. **{title}**"
+    return f"{line}: {as_sentence(detail)}" if detail else line
+
+
+def joint(segment: Segment) -> str:
+    """What stands between a segment's heading and its text."""
+    return " " if split_point(segment.text)[1] else ": "
+
+
+def as_sentence(text: str) -> str:
+    """`text` with a capital at its start and a full stop at its end, unless it ends in a mark."""
+    text = text[:1].upper() + text[1:]
+    return text + "." if text and (text[-1].isalnum() or text[-1] in ')]%"”') else text
+
+
+@dataclass(slots=True)
+class _Part:
+    """One segment of the answer; `text` is what was added, of which `num_released` characters
+    have been released."""
+
+    segment: Segment
+    text: str = ""
+    num_released: int = 0
+    is_finished: bool = False
 
 
 class Merger:
-    """The one writer of an answer. Each method that adds returns the text released by it, often "".
+    """The one writer of an answer. Each method that adds returns the text it released, often "".
 
-    Raises ValueError for a segment that was not added, or that is added or finished twice or out of order.
+    Raises ValueError for a segment that was not added, or that is added or finished twice or out
+    of order.
     """
 
     def __init__(self) -> None:
-        raise NotImplementedError
+        self._parts: list[_Part] = []
+        self._front = 0  # the part whose text is released as it comes
+        self._answer: list[str] = []
+        self._is_closed = False
 
     @property
     def answer(self) -> str:
         """All text released so far."""
-        raise NotImplementedError
+        return "".join(self._answer)
 
     @property
     def is_complete(self) -> bool:
         """The sketch is closed and all its segments are finished, so `answer` is final."""
-        raise NotImplementedError
+        return self._is_closed and self._front == len(self._parts)
 
     def add_segment(self, segment: Segment) -> str:
         """The next segment of the sketch is known."""
-        raise NotImplementedError
+        if self._is_closed or segment.index != len(self._parts):
+            state = "the sketch is closed" if self._is_closed else f"{len(self._parts)} is next"
+            raise ValueError(f"segment {segment.index} cannot be added: {state}")
+        self._parts.append(_Part(segment))
+        return self._begin() if segment.index == self._front else ""
 
     def add_text(self, index: int, text: str) -> str:
         """More (shaped) text of a segment."""
-        raise NotImplementedError
+        self._open_part(index).text += text
+        return self._release() if index == self._front else ""
 
     def finish(self, index: int) -> str:
         """A segment's text is complete."""
-        raise NotImplementedError
+        self._open_part(index).is_finished = True
+        released = ""
+        while self._front < len(self._parts) and self._parts[self._front].is_finished:
+            self._front += 1
+            released += self._begin()
+        return released
 
     def close_sketch(self) -> str:
         """No more segments will be added."""
-        raise NotImplementedError
+        self._is_closed = True
+        return ""
 
     def written(self, index: int) -> str:
-        """Text of a segment that has been released, without its heading: what a new attempt has to continue."""
-        raise NotImplementedError
+        """Text of a segment that has been released, without its heading: what a new attempt has
+        to continue."""
+        part = self._part(index)
+        return part.text[: part.num_released]
 
     def discard(self, index: int) -> None:
-        """Forget what was added to a segment and not released: its attempt failed, another will write it."""
-        raise NotImplementedError
+        """Forget what was added to a segment and not released: its attempt failed, another will
+        write it."""
+        part = self._open_part(index)
+        part.text = part.text[: part.num_released]
+
+    def _begin(self) -> str:
+        """Release the heading of the front segment, if it is known, and the text it has."""
+        if self._front >= len(self._parts):
+            return ""
+        heading = heading_text(self._parts[self._front].segment)
+        return self._say(f"\n\n{heading}" if self._front else heading) + self._release()
+
+    def _release(self) -> str:
+        part = self._parts[self._front]
+        text = part.text[part.num_released :]
+        if text and not part.num_released:
+            text = joint(part.segment) + text
+        part.num_released = len(part.text)
+        return self._say(text)
+
+    def _say(self, text: str) -> str:
+        if text:
+            self._answer.append(text)
+        return text
+
+    def _part(self, index: int) -> _Part:
+        if not 0 <= index < len(self._parts):
+            raise ValueError(f"segment {index} is not of this sketch of {len(self._parts)}")
+        return self._parts[index]
+
+    def _open_part(self, index: int) -> _Part:
+        part = self._part(index)
+        if part.is_finished:
+            raise ValueError(f"segment {index} is finished")
+        return part

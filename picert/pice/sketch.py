@@ -1,39 +1,156 @@
-"""Sketch text -> Segments, line by line as it is written; tolerant of what models really write."""
+"""Sketch text -> Segments, line by line as it is written; tolerant of what models really write.
+
+A sketch is a numbered list. Its first accepted line settles whether points are numbered or
+bulleted; what is indented under a point, or marked otherwise, is detail that the expansions will
+write, and is dropped.
+"""
 
 from __future__ import annotations
 
+import re
+from typing import Literal
+
 from picert.messages import Segment
+from picert.pice.wording import (
+    before_chat_marker,
+    content_words,
+    has_chat_marker,
+    one_line,
+    similarity,
+    words,
+)
+
+MAX_LINE_CHARS = 240  # what follows in the line is ignored
+_SAME_POINT = 0.75  # similarity from which two lines say the same
+_MAX_TITLE_WORDS = 8
+
+_POINT = re.compile(
+    r"(?P<indent>\s*)(?:#+\s*)?(?:\*\*|__)?"
+    r"(?:(?P<number>\(?\d{1,3}(?:[.):\]、．]|\s+[-–—](?=\s)))|(?P<bullet>[-*+•‣·–—](?=\s|$)))"
+    r"(?P<text>.*)"
+)
+_OPENING = re.compile(
+    r"(?:sure|certainly|of course|okay|ok|absolutely|great|here|below|the following|these)\b.*:$",
+    re.IGNORECASE,
+)
+_EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)")
+_SEPARATOR = re.compile(r":\s+|\s+[-–—]\s+|：")
+
+Style = Literal["number", "bullet"]
 
 
 class SketchParser:
-    """Incremental parser of one sketch. Never raises, whatever the text; holds one line and `max_segments` points.
+    """Incremental parser of one sketch. Never raises, whatever the text; holds one line and
+    `max_segments` points.
 
-    The result does not depend on how the text is cut into pieces. Lines that repeat an earlier one, or that only
-    restate `question`, are dropped.
+    The result does not depend on how the text is cut into pieces. Lines that repeat an earlier
+    one, or that only restate `question`, are dropped.
     """
 
     def __init__(self, max_segments: int, question: str = "") -> None:
-        raise NotImplementedError
+        self._max_segments = max_segments
+        self._question = question
+        self._segments: list[Segment] = []
+        self._line = ""
+        self._is_overlong = False  # the current line was taken, its rest is ignored
+        self._is_complete = max_segments < 1
+        self._style: Style | None = None
+        self._indent = 0
 
     @property
     def is_complete(self) -> bool:
-        """Nothing more will come: `max_segments` reached, the model ended its turn in text, or `finish` was called."""
-        raise NotImplementedError
+        """Nothing more will come: `max_segments` reached, the model ended its turn in text, or
+        `finish` was called."""
+        return self._is_complete
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """All segments found so far."""
-        raise NotImplementedError
+        return tuple(self._segments)
 
     def push(self, text: str) -> list[Segment]:
-        """Take more sketch text (the prefill "1." first); return the segments that it completed."""
-        raise NotImplementedError
+        """Take more sketch text (the prefill "1." first); return the segments it completed."""
+        before = len(self._segments)
+        for piece in re.split(r"([\n\r])", text):
+            if self._is_complete:
+                break
+            if piece in ("\n", "\r"):
+                self._end_line()
+            else:
+                self._extend_line(piece)
+        return self._segments[before:]
 
     def finish(self, *, cut: bool = False) -> list[Segment]:
         """The sketch is over. The last line counts, unless the budget `cut` it short."""
-        raise NotImplementedError
+        before = len(self._segments)
+        if not self._is_complete and not cut:
+            self._end_line()
+        self._line, self._is_complete = "", True
+        return self._segments[before:]
+
+    def _extend_line(self, piece: str) -> None:
+        if self._is_overlong:
+            return
+        self._line += piece[: MAX_LINE_CHARS + 1 - len(self._line)]
+        if len(self._line) > MAX_LINE_CHARS:
+            self._line = self._line[:MAX_LINE_CHARS].rsplit(" ", 1)[0]
+            self._end_line()
+            self._is_overlong = True
+
+    def _end_line(self) -> None:
+        line, self._line, self._is_overlong = self._line, "", False
+        if has_chat_marker(line):
+            line, self._is_complete = before_chat_marker(line), True
+        text = self._point_text(line)
+        if text and self._is_new(text):
+            self._segments.append(Segment(len(self._segments), text))
+            self._is_complete |= len(self._segments) >= self._max_segments
+
+    def _point_text(self, line: str) -> str:
+        """The text of a top-level point, or "" for any other line."""
+        match = _POINT.match(line.expandtabs(4))
+        if match is None:
+            return ""
+        text = _clean(match["text"])
+        style: Style = "number" if match["number"] else "bullet"
+        indent = len(match["indent"])
+        if not text or _OPENING.match(_unmarked(match["text"])):
+            return ""
+        if self._style is None:
+            self._style, self._indent = style, indent
+        return text if style == self._style and indent <= self._indent + 1 else ""
+
+    def _is_new(self, text: str) -> bool:
+        if any(_say_the_same(text, known.text) for known in self._segments):
+            return False
+        asked, said = set(content_words(self._question)), set(content_words(text))
+        return not (said and asked and said <= asked and len(said) >= 0.6 * len(asked))
 
 
 def split_point(text: str) -> tuple[str, str]:
-    """A segment's title and detail: `"Sleep: 7 to 9 hours"` -> `("Sleep", "7 to 9 hours")`; no detail is ""."""
-    raise NotImplementedError
+    """A segment's title and detail: `"Sleep: 7 to 9 hours"` -> `("Sleep", "7 to 9 hours")`; no
+    detail is ""."""
+    match = _SEPARATOR.search(text)
+    if match is None:
+        return text, ""
+    title, detail = text[: match.start()].strip(), text[match.end() :].strip()
+    if not detail or not 0 < len(title.split()) <= _MAX_TITLE_WORDS:
+        return text, ""
+    return title, detail
+
+
+def _clean(text: str) -> str:
+    """A point without emphasis, quotes around it and closing punctuation; "" if nothing is said."""
+    text = _unmarked(text)
+    if len(text) > 2 and text[0] in "\"“'‘" and text[-1] in "\"”'’":
+        text = text[1:-1]
+    text = text.rstrip(" .;,:：。；，、-–—").strip()
+    return text if any(c.isalnum() for c in text) else ""
+
+
+def _unmarked(text: str) -> str:
+    return one_line(_EMPHASIS.sub("", text))
+
+
+def _say_the_same(a: str, b: str) -> bool:
+    return words(a) == words(b) or similarity(a, b) >= _SAME_POINT

@@ -10,7 +10,8 @@ from picert.pice.dispatch import EdgeJob
 
 
 def choose_model(job: EdgeJob, models: Sequence[ModelInfo]) -> str:
-    """The name of the model for `job` at an edge that holds `models`: the one the job names, else the largest.
+    """The name of the model for `job` at an edge that holds `models`: the one the job names, else
+    the largest.
 
     Raises ModelNotFound if the edge does not hold the named one, or holds none.
     """

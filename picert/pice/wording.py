@@ -1,4 +1,4 @@
-"""How texts are compared: words, content words, overlap, loops. Pure functions of strings, for any script."""
+"""How texts are compared: words, content words, overlap, loops. Pure functions, for any script."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-# Scripts written without spaces: each character stands for a word, so that overlap means something there too.
+# Scripts written without spaces: a character stands for a word, so that overlap means something.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)*")
 _MARKER = re.compile(
-    r"<\|[^<>|\n]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>"
+    r"<\|[^<>|\n]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
+    r"|\[/?INST\]|<</?SYS>>"
 )
 _STOP_WORDS = frozenset(
-    "a about all also am an and any are as at be because been but by can could did do does doing for "
-    "from get had has have he her him his how i if in into is it its just like make may me might more "
-    "most much must my no not of on one or our out over s she should so some such t than that the their "
-    "them then there these they this those to too up us very was way ways we were what when where which "
-    "while who why will with would you your".split()
+    "a about all also am an and any are as at be because been but by can could did do does doing "
+    "for from get had has have he her him his how i if in into is it its just like make may me "
+    "might more most much must my no not of on one or our out over s she should so some such t "
+    "than that the their them then there these they this those to too up us very was way ways we "
+    "were what when where which while who why will with would you your".split()
 )
 
 
@@ -44,13 +45,13 @@ def similarity(a: str, b: str) -> float:
 
 
 def recall(reference: str, text: str) -> float:
-    """Share of the reference's distinct content words that `text` has, too; 1 where there are none to find."""
+    """Share of the reference's content words that `text` has, too; 1 where there are none."""
     wanted = set(content_words(reference))
     return len(wanted & set(words(text))) / len(wanted) if wanted else 1.0
 
 
 def has_loop(text: str) -> bool:
-    """Whether `text` goes round: a run of four words said three times, or few distinct runs of three words."""
+    """Whether `text` goes round: four words said three times, or few distinct runs of three."""
     tokens = words(text)
     runs = Counter(ngrams(tokens, 4))
     if runs and max(runs.values()) >= 3:
@@ -70,7 +71,7 @@ def before_chat_marker(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line: runs of white space become a space, other control characters are dropped."""
+    """`text` on one line: white space runs become a space, control characters are dropped."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

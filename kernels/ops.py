@@ -1,7 +1,8 @@
-"""The operations that a decoder is written over. `torch_ops` is their readable meaning, `triton_ops` their GPU form.
+"""The operations that a decoder is written over: `torch_ops` is their meaning, `triton_ops` for GPUs.
 
-Letters: T tokens of the step, S sequences, H query heads, G key/value heads, D head size, E model size, F ffn size, N blocks,
-B block size. K/V caches are [N, B, G, D]; token t of the step lives at slot = block_id * B + offset.
+Letters: T tokens of the step, S sequences, H query heads, G key/value heads, D head size, E model
+size, F ffn size, N blocks, B block size. K/V caches are [N, B, G, D]; token t of the step lives at
+slot = block_id * B + offset.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class AttentionMeta:
-    """Where the step's tokens stand in their sequences and in the paged cache; all int32 on the step's device."""
+    """Where the step's tokens stand in their sequences and in the paged cache.
+
+    All tensors int32 on the step's device.
+    """
 
     slot_mapping: Tensor  # [T]
-    query_start: Tensor  # [S + 1] the step's tokens of sequence s are query_start[s] : query_start[s + 1]
+    query_start: (
+        Tensor  # [S + 1] the step's tokens of sequence s are query_start[s] : query_start[s + 1]
+    )
     context_lens: Tensor  # [S] tokens of the sequence that are in the cache after this step
     block_tables: Tensor  # [S, max_blocks] padded with 0
     max_query_len: int
@@ -25,7 +31,7 @@ class AttentionMeta:
 
 
 class Ops(Protocol):
-    """What a back end provides. No method keeps state; only `_inplace` ones write to an argument."""
+    """What a back end provides. Nothing keeps state; only `_inplace` writes to an argument."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x[T, in] @ weight[out, in]^T + bias[out] -> [T, out]."""
@@ -66,6 +72,7 @@ class Ops(Protocol):
     ) -> Tensor:
         """Causal attention of q[T, H, D] over each sequence's pages -> [T, H, D]; softmax in fp32.
 
-        A query at position p sees positions max(0, p - sliding_window + 1) to p; scores pass cap * tanh(s / cap) first.
+        A query at position p sees positions max(0, p - sliding_window + 1) to p; scores pass
+        cap * tanh(s / cap) first.
         """
         ...

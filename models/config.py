@@ -1,4 +1,4 @@
-"""ModelConfig: everything about a network that is not a weight. Differences between architectures are data here."""
+"""ModelConfig: everything about a network that is not a weight; architectures differ only in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One dense decoder. SmolLM2 is architecture "llama". Sizes in elements, positions in tokens."""
+    """One dense decoder. SmolLM2 is a "llama". Sizes in elements, positions in tokens."""
 
     architecture: Architecture
     vocab_size: int
@@ -39,10 +39,14 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None = None
     rope_local_theta: float | None = None  # Gemma 3: of the sliding layers (no scaling there)
-    rope_factors: tuple[float, ...] = ()  # [head_dim / 2] divisors of the frequencies, as GGUF's rope_freqs holds them
+    rope_factors: tuple[
+        float, ...
+    ] = ()  # [head_dim / 2] divisors of the frequencies, as GGUF's rope_freqs holds them
     qkv_bias: bool = False
     qk_norm: bool = False  # RMSNorm over head_dim on q and k before rope
-    post_norms: bool = False  # Gemma 3: norms after attention and after the ffn, before the residual add
+    post_norms: bool = (
+        False  # Gemma 3: norms after attention and after the ffn, before the residual add
+    )
     activation: Literal["silu", "gelu_tanh"] = "silu"
     tie_embeddings: bool = False
     embed_scale: float = 1.0  # Gemma 3: sqrt(hidden_size)

@@ -25,7 +25,10 @@ BLOCK_FORMATS: dict[str, tuple[int, int]] = {  # dtype -> values in a block, byt
 
 @dataclass(frozen=True, slots=True)
 class RawTensor:
-    """A row-major tensor whose rows are whole numbers of blocks. The bytes may be a view of a mapped file: read-only."""
+    """A row-major tensor whose rows are whole numbers of blocks.
+
+    The bytes may be a view of a mapped file: they are read-only.
+    """
 
     dtype: str  # a key of BLOCK_FORMATS, GGUF's spelling
     shape: tuple[int, ...]  # [out, in] or [n]

@@ -1,4 +1,4 @@
-"""Writes a transformers model as GGUF, as the usual converter does: names, q/k row order, Gemma's +1, quantisation."""
+"""Writes a transformers model as GGUF, with the names, row order and +1 of the usual converter."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ARCH_IN_FILE = {"mistral": "llama", "gemma3_text": "gemma3"}
 
 
 def write(path: Path, model: transformers.PreTrainedModel, quant: str, seed: int) -> None:
-    """Write `model` to `path` with all matrices in `quant` (K-quants: random blocks of the right size)."""
+    """Write `model` to `path`, its matrices in `quant` (K-quants: random blocks instead)."""
     config = model.config
     arch = _ARCH_IN_FILE.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(path, arch)
@@ -62,7 +62,7 @@ def write(path: Path, model: transformers.PreTrainedModel, quant: str, seed: int
 
 
 def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Rows of a Llama q or k matrix from pairs (d, d + D/2) to neighbours, as converters store them."""
+    """Rows of a Llama q or k matrix from rope pairs (d, d + D/2) to neighbours, as files hold them."""
     half = weight.shape[0] // num_heads // 2
     return weight.reshape(num_heads, 2, half, -1).transpose(1, 2).reshape(weight.shape)
 

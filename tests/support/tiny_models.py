@@ -1,6 +1,7 @@
-"""Tiny random checkpoints of every architecture, with a real tokenizer: safetensors folders and GGUF files.
+"""Tiny random checkpoints of every architecture, with a real tokenizer: safetensors and GGUF.
 
-Weights are random but of sane size, so that logits differ clearly between tokens. Equal arguments give equal files.
+Weights are random but of sane size, so that logits differ clearly between tokens. Equal arguments
+give equal files.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def make_model(
 ) -> transformers.PreTrainedModel:
     """A random transformers model in fp32, eager attention, evaluation mode.
 
-    `overrides` are fields of the transformers config. `wide` makes every row a multiple of 256, as K-quants need.
+    `overrides` are fields of the transformers config. `wide` makes every row a multiple of 256, as
+    K-quants need.
     """
     config_class, model_class = _CLASSES[arch]
     fields = {**_BASE, **_NARROW, **_OF_ARCH[arch], **(_WIDE if wide else {})}
@@ -90,7 +92,7 @@ def make_safetensors(
     max_shard_size: str = "5GB",
     **overrides: Any,
 ) -> Path:
-    """Write a model folder (config, weights, tokenizer) to `folder`/tiny-`arch` and return that path."""
+    """Write the folder `folder`/tiny-`arch` (config, weights, tokenizer) and return its path."""
     path = folder / f"tiny-{arch}"
     model = make_model(arch, seed=seed, **overrides).to(dtype)
     model.save_pretrained(path, max_shard_size=max_shard_size)
@@ -101,7 +103,7 @@ def make_safetensors(
 def make_gguf(
     folder: Path, arch: str, quant: str = "Q8_0", *, seed: int = 0, **overrides: Any
 ) -> Path:
-    """Write `folder`/tiny-`arch`-`quant`.gguf, laid out as the usual converter does, and return its path."""
+    """Write `folder`/tiny-`arch`-`quant`.gguf as converters lay it out, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tiny-{arch}-{quant}.gguf"
     model = make_model(arch, seed=seed, wide=quant.endswith("_K"), **overrides)

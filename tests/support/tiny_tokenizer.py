@@ -1,6 +1,7 @@
-"""A real byte-level BPE tokenizer of 384 tokens, trained on the fly, in both of the forms that models come with.
+"""A real byte-level BPE tokenizer of 384 tokens, trained on the fly, in both forms models come with.
 
-Special tokens come first, as in SmolLM2: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2 (the end of a turn).
+Special tokens come first, as in SmolLM2: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2 (end of
+a turn).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def write_tokenizer_files(folder: Path) -> None:
-    """tokenizer.json and tokenizer_config.json with the chat template, as a Hugging Face folder has them."""
+    """tokenizer.json and tokenizer_config.json (with the chat template), as folders have them."""
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

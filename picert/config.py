@@ -49,7 +49,7 @@ class LinkConfig(_Frozen):
     """One end of the cloud-edge link."""
 
     address: str = "tcp://127.0.0.1:5570"
-    heartbeat_s: float = Field(1.0, gt=0)
+    heartbeat_s: float = Field(1.0, ge=0.01, le=60)
     probation_beats: int = Field(3, ge=1)
     dead_beats: int = Field(8, ge=2)
     high_water_mark: int = Field(1000, ge=1, description="messages a socket queues before it is full")

@@ -8,9 +8,10 @@ the name says otherwise; only differences of one clock mean anything.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from picert.errors import InvalidRequest
 
@@ -20,6 +21,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 Route = Literal["auto", "direct", "sketch", "edge_only"]
 TakenRoute = Literal["direct", "sketch", "edge_only", "fallback"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+Count = Annotated[int, Meta(ge=0, lt=2**40)]  # bounds of what a peer may say are checked when it is decoded
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,7 +103,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
     """Answer to Hello: the edge is registered."""
 
     picert_version: str
-    heartbeat_s: float
+    heartbeat_s: Annotated[float, Meta(ge=0.01, le=60)]
 
 
 class ExpandJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -158,11 +160,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """First word of an edge after each connect."""
 
-    name: str  # stable over reconnects
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # stable over reconnects
     picert_version: str
-    models: tuple[ModelInfo, ...]
-    slots: int  # sequences it decodes at once
-    kv_tokens: int  # tokens of KV cache
+    models: Annotated[tuple[ModelInfo, ...], Meta(min_length=1, max_length=64)]
+    slots: Annotated[int, Meta(ge=1, le=4096)]  # sequences it decodes at once
+    kv_tokens: Count  # tokens of KV cache
     instance: str = ""  # random, drawn once per process: tells a reconnect from a second edge of the same name
 
 
@@ -170,10 +172,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sent every `heartbeat_s`; the cloud echoes it back unchanged, which gives the edge its round trip."""
 
     sent_at: float
-    num_running: int
-    num_waiting: int
-    kv_usage: float  # 0 to 1
-    rtt_s: float | None = None  # of the beat before
+    num_running: Count
+    num_waiting: Count
+    kv_usage: Annotated[float, Meta(ge=0, le=1)]
+    rtt_s: Annotated[float, Meta(ge=0)] | None = None  # of the beat before
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag=True):

@@ -62,7 +62,9 @@ def connect_dealer(context: Context, config: LinkConfig, *, inproc: bool = False
         socket.connect(address)
     except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise ConfigError(f"cannot connect to {config.address}: {error.strerror}; {_WANTED}") from None
+        raise ConfigError(
+            f"cannot connect to {config.address}: {error.strerror}; {_WANTED}"
+        ) from None
     return socket
 
 
@@ -102,7 +104,9 @@ def _check_ipc_path(address: str) -> None:
     if path == address or path.startswith("@") or not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise ConfigError(f"{path} exists and is not a socket: give a path of its own", param="link.address")
+        raise ConfigError(
+            f"{path} exists and is not a socket: give a path of its own", param="link.address"
+        )
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -117,7 +121,9 @@ def _check_ipc_path(address: str) -> None:
 
 def _bind_error(address: str, error: zmq.ZMQError) -> ConfigError:
     if error.errno == errno.EADDRINUSE:
-        message = f"link address {address} is in use: stop the other picert-cloud or give another port"
+        message = (
+            f"link address {address} is in use: stop the other picert-cloud or give another port"
+        )
     else:
         message = f"cannot bind {address}: {error.strerror}; {_WANTED}"
     return ConfigError(message, param="link.address")

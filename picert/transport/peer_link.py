@@ -1,0 +1,295 @@
+"""PeerLink: an edge's end of the link. One *session* after the other, until it is closed.
+
+A session is one socket and two tasks: the *talker* says Hello until it is welcomed and beats from then on, the *reader*
+takes what the cloud says. Whichever finds that the registration is lost ends the session; the owner gets LinkLost, and
+the next session begins with a fresh socket after a delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import zmq
+
+from picert.config import LinkConfig
+from picert.errors import EdgeLost, PicertError, ProtocolError, Unavailable
+from picert.log import get_logger
+from picert.messages import (
+    AnswerJob,
+    Cancel,
+    Drain,
+    ExpandJob,
+    Failure,
+    Heartbeat,
+    Hello,
+    LinkMessage,
+    ToCloud,
+    Welcome,
+)
+from picert.transport import codec, sockets
+from picert.transport.backoff import Backoff
+from picert.transport.events import EdgeEvent, LinkLost, Load
+from picert.transport.inbox import Inbox
+from picert.transport.liveness import Clock, Liveness
+
+logger = get_logger(__name__)
+_CLOUD = "cloud"
+
+
+class PeerLink:
+    """An edge's end. Registers, beats, and registers again after any loss, until it drains or is closed."""
+
+    def __init__(
+        self,
+        config: LinkConfig,
+        hello: Hello,
+        load: Callable[[], Load],
+        *,
+        clock: Clock = time.monotonic,
+        rng: random.Random | None = None,
+        context: sockets.Context | None = None,
+    ) -> None:
+        """`hello` may leave `instance` empty: the link draws one. `load` is asked before each beat.
+
+        A `context` that is given stays its owner's (and allows inproc).
+        """
+        self.rejected = 0  # messages dropped because they were not ours, ever
+        self.rtt_s: float | None = None  # of the latest echoed beat
+        self._config = config
+        self._hello = msgspec.structs.replace(
+            hello, instance=hello.instance or secrets.token_hex(8)
+        )
+        self._load = load
+        self._clock = clock
+        self._backoff = Backoff(rng or random.Random())
+        self._liveness = self._new_liveness(config.heartbeat_s)
+        self._inbox: Inbox[EdgeEvent] = Inbox(config.high_water_mark)
+        self._given_context = context
+        self._context: sockets.Context | None = context
+        self._socket: sockets.Socket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._linked = asyncio.Event()
+        self._heartbeat_s = config.heartbeat_s  # the cloud's word replaces it
+        self._last_sent_at = 0.0
+        self._obstacle = "nothing answers there (is picert-cloud running?)"
+        self._is_draining = False
+
+    async def start(self) -> None:
+        """Begin to register in the background; returns at once. Raises ConfigError (address not allowed)."""
+        inproc = self._given_context is not None
+        sockets.allowed_address(self._config.address, inproc=inproc)
+        self._context = self._given_context or sockets.Context()
+        self._task = asyncio.create_task(self._run(self._context, inproc), name="peer link")
+        self._task.add_done_callback(self._on_task_done)
+
+    async def close(self, reason: str = "the edge stops") -> None:
+        """Tell the cloud that this edge has left, end all tasks, close the socket; `events()` ends."""
+        if self._linked.is_set():
+            await self._try_send(Drain(reason, has_left=True))
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._inbox.close()
+        await self._end_context()
+
+    async def wait_linked(self, timeout_s: float | None = None) -> None:
+        """Until the cloud has welcomed this edge. Raises Unavailable, saying why not yet, after `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._linked.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            raise Unavailable(
+                f"no welcome from the cloud at {self._config.address} in {timeout_s:g} s: {self._obstacle}"
+            ) from None
+
+    @property
+    def is_linked(self) -> bool:
+        """The cloud has welcomed this edge and its beats come back."""
+        return self._linked.is_set()
+
+    async def send(self, message: ToCloud) -> None:
+        """Queue one message for the cloud, waiting while the queue is full.
+
+        Raises EdgeLost while the link is down (the cloud has written off this edge's jobs, so nothing is kept), and
+        ProtocolError if the message is over `max_frame_bytes`.
+        """
+        socket = self._socket
+        if socket is None or not self._linked.is_set():
+            raise EdgeLost(f"the link to {self._config.address} is down")
+        frames = codec.encode(message, self._config.max_frame_bytes)
+        sent = asyncio.ensure_future(socket.send_multipart(frames))
+        try:
+            await asyncio.wait(
+                [sent]
+            )  # unlike `await sent`, survives that closing the socket cancels it
+        finally:
+            sent.cancel()  # if we are cancelled ourselves; else it is done
+        if sent.cancelled() or sent.exception():
+            raise EdgeLost(f"the link to {self._config.address} was lost")
+
+    async def drain(self, reason: str) -> None:
+        """Tell the cloud to give nothing new; running jobs may still send. A link that is lost now stays down."""
+        self._is_draining = True
+        if self._linked.is_set():
+            await self.send(Drain(reason))
+
+    def events(self) -> AsyncIterator[EdgeEvent]:
+        """Jobs, cancels and losses of the link, in order; for one consumer. Ends after `close`."""
+        return self._inbox
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    async def _run(self, context: sockets.Context, inproc: bool) -> None:
+        while not self._is_draining:
+            reason = await self._session(context, inproc)
+            logger.warning("link to %s lost: %s", self._config.address, reason)
+            await self._inbox.put(LinkLost(reason))
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def _session(self, context: sockets.Context, inproc: bool) -> str:
+        """One registration, from the first Hello to its loss; returns why it was lost."""
+        socket = sockets.connect_dealer(context, self._config, inproc=inproc)
+        self._socket = socket
+        tasks = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._talk(socket))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            self._linked.clear()
+            self._socket = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            socket.close()
+
+    async def _talk(self, socket: sockets.Socket) -> str:
+        while not self._linked.is_set():
+            await self._knock(socket, self._backoff.next_s())
+        logger.info("linked to %s as %s", self._config.address, self._hello.name)
+        while self._liveness.state(_CLOUD) == "alive":
+            await self._beat()
+            await asyncio.sleep(self._heartbeat_s)
+            if not self._inbox.is_full:  # else we do not read, so the cloud cannot be judged
+                self._liveness.tick()
+        return f"no echo of {self._config.probation_beats} heartbeats"
+
+    async def _knock(self, socket: sockets.Socket, delay_s: float) -> None:
+        """Say Hello as soon as there is a connection; returns after a Welcome or `delay_s`."""
+        until = self._clock() + delay_s
+        if not await socket.poll(int(1e3 * delay_s), zmq.POLLOUT):
+            return
+        await self._try_send(self._hello)
+        try:
+            await asyncio.wait_for(self._linked.wait(), max(delay_s / 2, until - self._clock()))
+        except asyncio.TimeoutError:
+            return
+
+    async def _beat(self) -> None:
+        load = self._load()
+        self._last_sent_at = self._clock()
+        await self._try_send(
+            Heartbeat(
+                sent_at=self._last_sent_at,
+                num_running=load.num_running,
+                num_waiting=load.num_waiting,
+                kv_usage=load.kv_usage,
+                rtt_s=self.rtt_s,
+            )
+        )
+
+    # --- the reader -------------------------------------------------------------------------------------------------
+
+    async def _read(self, socket: sockets.Socket) -> str:
+        lost: str | None = None
+        while lost is None:
+            frames = await socket.recv_multipart()
+            try:
+                message = codec.decode(frames, self._config.max_frame_bytes)
+            except ProtocolError as error:
+                self._reject(error.message)
+            else:
+                lost = await self._from_cloud(message)
+        return lost
+
+    async def _from_cloud(self, message: LinkMessage) -> str | None:
+        """Take one message; returns why the registration is lost, if it says so."""
+        if isinstance(message, Failure | Drain):
+            return self._on_end(message)
+        if isinstance(message, Welcome):
+            self._on_welcome(message)
+        elif not self._linked.is_set():
+            self._reject(f"{type(message).__name__} came before Welcome")
+        elif isinstance(message, Heartbeat):
+            self._on_echo(message)
+        elif isinstance(message, ExpandJob | AnswerJob | Cancel):
+            self._liveness.beat(_CLOUD)
+            await self._inbox.put(message)
+        else:
+            self._reject(f"{type(message).__name__} goes from edge to cloud only")
+        return None
+
+    def _on_welcome(self, message: Welcome) -> None:
+        """The first of a session makes the link; a repeated one is the cloud's probe of the connection."""
+        if not self._linked.is_set():
+            self._heartbeat_s = message.heartbeat_s
+            self._liveness = self._new_liveness(message.heartbeat_s)
+            self.rtt_s = None
+            self._linked.set()
+
+    def _on_echo(self, message: Heartbeat) -> None:
+        self._liveness.beat(_CLOUD)
+        self._backoff.reset()
+        if message.sent_at == self._last_sent_at:  # an older one would measure our own missed beat
+            self.rtt_s = self._clock() - message.sent_at
+
+    def _on_end(self, message: Failure | Drain) -> str | None:
+        """The cloud refuses this edge, has forgotten it, or stops."""
+        is_drain = isinstance(message, Drain)
+        reason = (
+            f"the cloud stops: {message.reason}" if isinstance(message, Drain) else message.message
+        )
+        if self._linked.is_set():
+            is_lost = is_drain or message.code == "unknown_edge"
+            return reason if is_lost else None
+        if reason != self._obstacle:
+            self._obstacle = reason
+            logger.warning("the cloud at %s refuses this edge: %s", self._config.address, reason)
+        return None
+
+    # --- odds and ends ----------------------------------------------------------------------------------------------
+
+    def _new_liveness(self, beat_s: float) -> Liveness:
+        config = self._config
+        liveness = Liveness(beat_s, config.probation_beats, config.dead_beats, self._clock)
+        liveness.add(_CLOUD)
+        return liveness
+
+    async def _try_send(self, message: ToCloud) -> None:
+        """Send what may get lost: dropped when there is no connection or the queue is full."""
+        frames = codec.encode(message, self._config.max_frame_bytes)
+        try:
+            if self._socket is not None:
+                await self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            logger.debug("%s not sent: %s", type(message).__name__, error)
+
+    def _reject(self, why: str) -> None:
+        self.rejected += 1
+        logger.debug("message dropped: %s", why)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """The run ends by itself after a drain, or through a fault of ours: then say so to the owner."""
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("%s failed: %s", task.get_name(), error, exc_info=error)
+            self._inbox.close(PicertError(f"the link failed: {error}"))
+
+    async def _end_context(self) -> None:
+        """End a context of our own. It waits for lingering last words, so another thread does it."""
+        context, self._context = self._context, None
+        if context is not None and self._given_context is None:
+            await asyncio.to_thread(context.term)

@@ -1,0 +1,278 @@
+"""ServerLink: the cloud's end of the link. It owns its socket, the registry of edges and two tasks.
+
+The *reader* takes one message after the other; the *watcher* judges silence every half beat. What either finds goes
+into one bounded inbox. While that is full the reader does not read, ZeroMQ's queues fill up and the edges wait: a slow
+owner costs time, not memory, and the watcher judges nobody in the meantime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import zmq
+
+from picert.config import LinkConfig
+from picert.errors import EdgeLost, PicertError, ProtocolError, QueueFull
+from picert.log import get_logger
+from picert.messages import (
+    AnswerJob,
+    Cancel,
+    Drain,
+    ExpandJob,
+    Expansion,
+    Failure,
+    Heartbeat,
+    Hello,
+    LinkMessage,
+    TextDelta,
+    Welcome,
+)
+from picert.transport import codec, sockets
+from picert.transport.events import (
+    Peer,
+    PeerDraining,
+    PeerEvent,
+    PeerJoined,
+    PeerLeft,
+    PeerMessage,
+)
+from picert.transport.inbox import Inbox
+from picert.transport.liveness import Clock, Liveness, State
+from picert.transport.registry import Entry, Registry
+
+logger = get_logger(__name__)
+
+
+class ServerLink:
+    """The cloud's end. Edges are known by the name in their Hello; a name is registered at most once."""
+
+    def __init__(
+        self,
+        config: LinkConfig,
+        *,
+        picert_version: str = "",
+        clock: Clock = time.monotonic,
+        context: sockets.Context | None = None,
+    ) -> None:
+        """`picert_version` is told to the edges. A `context` that is given stays its owner's (and allows inproc)."""
+        self.rejected = 0  # messages dropped because they were not ours, ever
+        self._config = config
+        self._welcome = Welcome(picert_version, config.heartbeat_s)
+        self._liveness = Liveness(
+            config.heartbeat_s, config.probation_beats, config.dead_beats, clock
+        )
+        self._registry = Registry(self._liveness)
+        self._inbox: Inbox[PeerEvent] = Inbox(config.high_water_mark)
+        self._given_context = context
+        self._context = context
+        self._socket: sockets.Socket | None = None
+        self._address = config.address
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Bind `config.address` and serve. Raises ConfigError (port in use, address not allowed)."""
+        self._context = self._given_context or sockets.Context()
+        try:
+            socket = sockets.bind_router(
+                self._context, self._config, inproc=self._given_context is not None
+            )
+        except PicertError:
+            await self._end_context()
+            raise
+        self._socket = socket
+        self._address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._tasks = [
+            asyncio.create_task(self._read(socket), name="server link reader"),
+            asyncio.create_task(self._watch(), name="server link watcher"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_done)
+
+    async def close(self, reason: str = "the cloud stops") -> None:
+        """Tell every edge (Drain), end all tasks and close the socket; `events()` ends. Harmless when repeated."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for entry in self._registry.entries:
+            await self._answer(entry.route, Drain(reason))
+            self._registry.remove(entry)
+        self._inbox.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            await self._end_context()
+
+    @property
+    def address(self) -> str:
+        """The bound address, with the real port where port 0 was asked for."""
+        return self._address
+
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """Snapshot of the registered edges by name, draining and probation ones included."""
+        return self._registry.peers
+
+    def state(self, name: str) -> State:
+        """ "alive" and "probation" (no new jobs, please) for registered edges, "dead" for all other names."""
+        return self._liveness.state(name)
+
+    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
+        """Queue one message for an edge; never waits.
+
+        Raises EdgeLost (not registered, or its connection is gone; PeerLeft follows by itself), QueueFull (it does not
+        read fast enough), ProtocolError (the message is over `max_frame_bytes`).
+        """
+        entry = self._registry.of_name(name)
+        if entry is None:
+            raise EdgeLost(f"edge {name} is not registered")
+        try:
+            await self._post(entry.route, message)
+        except zmq.Again:
+            limit = self._config.high_water_mark
+            raise QueueFull(f"edge {name} does not read: {limit} messages wait for it") from None
+        except zmq.ZMQError as error:
+            raise EdgeLost(f"the connection to edge {name} is gone: {error.strerror}") from None
+
+    def events(self) -> AsyncIterator[PeerEvent]:
+        """What happened, in order; for one consumer. Ends after `close`.
+
+        For each name: PeerJoined, then PeerMessage and at most one PeerDraining, then exactly one PeerLeft (none at
+        `close`). After PeerLeft nothing of that registration is reported.
+        """
+        return self._inbox
+
+    # --- the reader -------------------------------------------------------------------------------------------------
+
+    async def _read(self, socket: sockets.Socket) -> None:
+        while True:
+            route, *frames = await socket.recv_multipart()
+            await self._receive(route, frames)
+
+    async def _receive(self, route: bytes, frames: list[bytes]) -> None:
+        entry = self._registry.of_route(route)
+        try:
+            message = codec.decode(frames, self._config.max_frame_bytes)
+        except ProtocolError as error:
+            self._reject(error.message)
+            if entry is None:  # maybe an edge of another version: let it say so in its log
+                await self._refuse(route, "protocol_error", error.message)
+            return
+        if isinstance(message, Hello):
+            await self._register(route, message)
+        elif entry is None:
+            await self._refuse(route, "unknown_edge", "say Hello first")
+        else:
+            await self._from_peer(entry, message)
+
+    async def _register(self, route: bytes, hello: Hello) -> None:
+        refusal = self._registry.refusal(route, hello)
+        if refusal:
+            await self._refuse(route, *refusal)
+            return
+        known = self._registry.of_name(hello.name)
+        if known is not None and known.route == route:
+            self._liveness.beat(hello.name)
+            await self._answer(route, self._welcome)  # it had not heard us yet
+            return
+        if known is not None and not known.is_same_process(hello) and await self._probe(known):
+            message = f"an edge named {hello.name} is connected: give this one another --name"
+            await self._refuse(route, "duplicate_name", message)
+            return
+        if known is not None:
+            await self._leave(known, "it connected again")
+        if await self._answer(route, self._welcome):
+            self._registry.add(route, hello)
+            await self._inbox.put(PeerJoined(hello.name, hello))
+
+    async def _from_peer(self, entry: Entry, message: LinkMessage) -> None:
+        self._liveness.beat(entry.name)
+        if isinstance(message, Heartbeat):
+            entry.load = message
+            await self._answer(entry.route, message)
+        elif isinstance(message, TextDelta | Expansion | Failure):
+            await self._inbox.put(PeerMessage(entry.name, message))
+        elif isinstance(message, Drain):
+            await self._drain(entry, message)
+        else:
+            self._reject(f"{type(message).__name__} goes from cloud to edge only")
+
+    async def _drain(self, entry: Entry, message: Drain) -> None:
+        if message.has_left:
+            await self._leave(entry, message.reason or "it stopped")
+        elif not entry.is_draining:
+            entry.is_draining = True
+            await self._inbox.put(PeerDraining(entry.name, message.reason))
+
+    # --- the watcher ------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s / 2)
+            if not self._inbox.is_full:  # else nobody reads, so nobody can be judged
+                await self._judge()
+
+    async def _judge(self) -> None:
+        dead = set(self._liveness.tick())
+        for entry in self._registry.entries:
+            if entry.name in dead:
+                beats = self._config.dead_beats
+                await self._leave(entry, f"no sign of life for {beats} heartbeats")
+            elif self._is_late(entry) and not await self._probe(entry):
+                await self._leave(entry, "its connection is gone")
+
+    def _is_late(self, entry: Entry) -> bool:
+        """A beat is overdue. False for a registration that ended while the watcher waited."""
+        if self._registry.of_name(entry.name) is not entry:
+            return False
+        return self._liveness.silence_s(entry.name) > 1.5 * self._config.heartbeat_s
+
+    async def _probe(self, entry: Entry) -> bool:
+        """Whether its connection stands: a repeated Welcome is harmless, and a route that is gone refuses it."""
+        return await self._answer(entry.route, self._welcome)
+
+    async def _leave(self, entry: Entry, reason: str) -> None:
+        if self._registry.remove(entry):
+            await self._inbox.put(PeerLeft(entry.name, reason))
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    async def _post(self, route: bytes, message: LinkMessage) -> None:
+        """Queue a message or raise zmq.Again (full) or another ZMQError (route gone); never gives up control."""
+        if self._socket is None:
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+        frames = codec.encode(message, self._config.max_frame_bytes)
+        await self._socket.send_multipart([route, *frames], flags=zmq.DONTWAIT)
+
+    async def _answer(self, route: bytes, message: LinkMessage) -> bool:
+        """Send what may get lost; False if the route is gone."""
+        try:
+            await self._post(route, message)
+        except zmq.Again:
+            return True
+        except zmq.ZMQError:
+            return False
+        return True
+
+    async def _refuse(self, route: bytes, code: str, message: str) -> None:
+        await self._answer(route, Failure(request_id="", attempt=0, code=code, message=message))
+
+    def _reject(self, why: str) -> None:
+        self.rejected += 1
+        logger.debug("message dropped: %s", why)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """A task that ends by itself has met a fault of ours: say so to the log and to the owner."""
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("%s failed: %s", task.get_name(), error, exc_info=error)
+            self._inbox.close(PicertError(f"the link failed: {error}"))
+
+    async def _end_context(self) -> None:
+        """End a context of our own. It waits for lingering last words, so another thread does it."""
+        context, self._context = self._context, None
+        if context is not None and self._given_context is None:
+            await asyncio.to_thread(context.term)

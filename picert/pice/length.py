@@ -27,14 +27,15 @@ _PRIOR_FACT = 30
 _NUMBERS = {
     word: number
     for number, word in enumerate(
-        "one two three four five six seven eight nine ten eleven twelve".split(), start=1
+        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), start=1
     )
-} | {"a": 1, "an": 1, "single": 1, "fifteen": 15, "twenty": 20}
+} | {"a": 1, "an": 1, "single": 1, "twelve": 12, "fifteen": 15, "twenty": 20}
 _NUMBER = rf"(?P<number>\d{{1,4}}|{'|'.join(_NUMBERS)})"
 _UNITS = {"word": _TOKENS_PER_WORD, "sentence": 25.0, "line": 18.0, "paragraph": 90.0}
 _FORM = re.compile(
     rf"\b(?:in|with|using|at most|under|about|exactly|only|just|of|within)"
-    rf"(?: (?:just|only|about|at most|under|a))* {_NUMBER}[ -](?P<unit>word|sentence|line|paragraph)s?\b"
+    rf"(?: (?:just|only|about|at most|under|a))* {_NUMBER}[ -]"
+    r"(?P<unit>word|sentence|line|paragraph)s?\b"
 )
 _POINTS = re.compile(
     rf"\b(?:list|name|give(?: me)?|suggest|recommend|provide|describe|what are|outline|are|the)"

@@ -1,4 +1,4 @@
-"""Does this question suit point-wise expansion? Judged by features of its wording that cost nothing.
+"""Does this question suit point-wise expansion? Judged by its wording, which costs nothing.
 
 A sketch pays where the answer is several points that can be written apart. It does not where one
 step needs the one before (code, math, estimates), where form is the point (a poem, a letter) or
@@ -55,7 +55,7 @@ def _words(alternatives: str) -> str:
 _ASK = r"^(?:please |can you |could you |would you |i want you to |help me )*"
 _CODING = (
     r"```|\b(?:python|javascript|typescript|java|rust|golang|sql|regex|html|css|bash|numpy|pandas)"
-    r"\b|c\+\+|#include|\bdef \w+\(|"
+    r"\b|c\+\+|#include|\bdef \w+\(|\w\(\w*\)|\b[a-z]+error\b|"
     + _words(
         "(?:write|implement|create|build|fix|debug|refactor|optimi[sz]e|develop|design)"
         ".{0,40}(?:function|code|program|script|class|algorithm|query|api|method|bug|regex)"
@@ -86,10 +86,11 @@ _ROLEPLAY = _words(
     "|as an? (?:pirate|detective|wizard|chef|knight|alien|robot|captain|superhero|sports)"
 )
 _COUNTERFACTUAL = _words(
-    "what if|what (?:would|might|could) (?:have )?(?:happen(?:ed)?|the world|our|life|the (?:\\w+ )?"
-    "consequences)|had (?:never|not) been|would have (?:happened|changed|been)|how (?:would|might)"
-    " .{3,80}(?:change|differ|be different|look|evolve|if)|imagine a world|suppose (?:that )?"
-    "(?:the|all|no|every|humans)"
+    "what if|what (?:would|might|could) (?:have )?(?:happen(?:ed)?|the world|our|life)"
+    "|what (?:would|might|could) the (?:\\w+ )?consequences|had (?:never|not) been"
+    "|would have (?:happened|changed|been)"
+    "|how (?:would|might) .{3,80}(?:change|differ|be different|look|evolve|if)"
+    "|imagine a world|suppose (?:that )?(?:the|all|no|every|humans)"
 )
 _PLURALS = _words(
     "ways|steps|tips|strategies|methods|techniques|benefits|advantages|disadvantages|drawbacks"
@@ -113,6 +114,27 @@ _SHORT_FORM = _words(
     "|tl;?dr|short answer|just the answer|no explanation"
 )
 
+_EXPLAIN = _words("explain|describe|discuss|analy[sz]e|overview of|tell me about")
+_WHY_OR_HOW = (
+    r"^(?:why|how (?:does|did|do|is|are|has|have|was|were)|what (?:makes|causes|caused|led))\b"
+)
+_YES_OR_NO = (
+    r"^(?:is|are|was|were|does|do|did|can|will|has|have|am)\b"
+    r"(?! you (?:explain|list|describe|give))"
+)
+_SMALL_TALK = r"^(?:hi|hello|hey|thanks|thank you|good (?:morning|evening|night)|how are you|bye)\b"
+_COMMON_SENSE = (
+    r"^(?:why (?:do|does|is|are|might|would)|how (?:do|can) you (?:tell|know)"
+    r"|what (?:are|is) (?:some|a) (?:signs?|clues?|subtle|good indicator))\b"
+)
+_ADVICE = (
+    r"\bhow (?:can|should|do|to|could) \w+\b"
+    r"|\b(?:ways|tips|steps|habits|advice|hobbies|strategies)\b|^what should"
+)
+_KNOWLEDGE = _words(
+    "explain|describe|discuss|what (?:is|are|was|were|causes|caused)|how (?:does|did)|compare"
+    "|history|difference|who|when|where|which"
+)
 _FEATURES = tuple(
     _Feature(name, weight, re.compile(pattern))
     for name, weight, pattern in (
@@ -122,8 +144,8 @@ _FEATURES = tuple(
         ("asks to compare", 1.4, _words("compare|contrast|differences? between|versus|vs|better")),
         ("asks for advice", 1.8, _words("how (?:can|should|do|could|to|would you)|what should")),
         ("asks what would be", 2.4, _COUNTERFACTUAL),
-        ("asks to explain", 1.2, _words("explain|describe|discuss|analy[sz]e|overview of|tell me about")),
-        ("asks why or how", 1.3, r"^(?:why|how (?:does|did|do|is|are|has|have|was|were)|what (?:makes|causes|caused|led))\b"),
+        ("asks to explain", 1.2, _EXPLAIN),
+        ("asks why or how", 1.3, _WHY_OR_HOW),
         ("is about code", -4.0, _CODING),
         ("is about math", -3.5, _MATH),
         ("asks for an estimate", -4.0, _FERMI),
@@ -131,25 +153,22 @@ _FEATURES = tuple(
         ("asks to play a role", -4.0, _ROLEPLAY),
         ("asks for a short answer", -4.0, _SHORT_FORM),
         ("asks for one fact", -2.0, _ONE_FACT),
-        ("asks yes or no", -1.5, r"^(?:is|are|was|were|does|do|did|can|will|has|have|am)\b(?! you (?:explain|list|describe|give))"),
-        ("is small talk", -4.0, r"^(?:hi|hello|hey|thanks|thank you|good (?:morning|evening|night)|how are you|bye)\b"),
+        ("asks yes or no", -1.5, _YES_OR_NO),
+        ("is small talk", -4.0, _SMALL_TALK),
     )
-)  # fmt: skip
+)
 
-_CLASSES: tuple[tuple[QuestionClass, re.Pattern[str]], ...] = tuple(
-    (name, re.compile(pattern))
-    for name, pattern in (
-        ("coding", _CODING),
-        ("roleplay", _ROLEPLAY),
-        ("math", _MATH),
-        ("writing", _WRITING),
-        ("fermi", _FERMI),
-        ("counterfactual", _COUNTERFACTUAL),
-        ("common-sense", r"^(?:why (?:do|does|is|are|might|would)|how (?:do|can) you (?:tell|know)|what (?:are|is) (?:some|a) (?:signs?|clues?|subtle|good indicator))\b"),
-        ("generic", r"\bhow (?:can|should|do|to|could) (?:i|you|we|one|someone|people|\w+)\b|\b(?:ways|tips|steps|habits|advice|hobbies|strategies)\b|^what should"),
-        ("knowledge", _words("explain|describe|discuss|what (?:is|are|was|were|causes|caused)|how (?:does|did)|compare|history|difference|who|when|where|which")),
-    )
-)  # fmt: skip
+_CLASSES: tuple[tuple[QuestionClass, re.Pattern[str]], ...] = (
+    ("coding", re.compile(_CODING)),
+    ("roleplay", re.compile(_ROLEPLAY)),
+    ("math", re.compile(_MATH)),
+    ("writing", re.compile(_WRITING)),
+    ("fermi", re.compile(_FERMI)),
+    ("counterfactual", re.compile(_COUNTERFACTUAL)),
+    ("common-sense", re.compile(_COMMON_SENSE)),
+    ("generic", re.compile(_ADVICE)),
+    ("knowledge", re.compile(_KNOWLEDGE)),
+)
 
 
 def suitability(question: str) -> Suitability:

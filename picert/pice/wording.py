@@ -15,11 +15,14 @@ _MARKER = re.compile(
     r"|\[/?INST\]|<</?SYS>>"
 )
 _STOP_WORDS = frozenset(
-    "a about all also am an and any are as at be because been but by can could did do does doing "
-    "for from get had has have he her him his how i if in into is it its just like make may me "
-    "might more most much must my no not of on one or our out over s she should so some such t "
-    "than that the their them then there these they this those to too up us very was way ways we "
-    "were what when where which while who why will with would you your".split()
+    re.findall(
+        r"\w+",
+        "a about all also am an and any are as at be because been but by can could did do does "
+        "doing for from get had has have he her him his how i if in into is it its just like make "
+        "may me might more most much must my no not of on one or our out over s she should so "
+        "some such t than that the their them then there these they this those to too up us very "
+        "was way ways we were what when where which while who why will with would you your ",
+    )
 )
 
 

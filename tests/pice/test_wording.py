@@ -1,0 +1,43 @@
+from picert.pice import wording
+
+
+def test_words_fold_case_and_width_and_drop_punctuation() -> None:
+    assert wording.words("Don’t STOP — ＡＢＣ, 3.5!") == ["don’t", "stop", "abc", "3", "5"]
+
+
+def test_scripts_without_spaces_give_a_word_per_character() -> None:
+    assert wording.words("睡眠 and rest") == ["睡", "眠", "and", "rest"]
+
+
+def test_similarity_is_one_for_the_same_words_and_zero_for_none() -> None:
+    assert wording.similarity("Sleep well, daily", "daily sleep WELL") == 1.0
+    assert wording.similarity("sleep", "exercise") == 0.0
+    assert wording.similarity("", "") == 0.0
+
+
+def test_recall_counts_content_words_only() -> None:
+    assert wording.recall("the benefits of sleep", "Sleep is good.") == 0.5
+    assert wording.recall("the of and", "anything") == 1.0
+
+
+def test_a_run_said_three_times_is_a_loop() -> None:
+    assert wording.has_loop("it is good to walk and it is good to run and it is good to swim")
+    assert not wording.has_loop(
+        "Walk a little each day. It clears the head and strengthens the heart."
+    )
+
+
+def test_a_cycle_of_a_few_words_is_a_loop() -> None:
+    assert wording.has_loop(
+        "calm mind and body and mind and body and mind and body and mind and body"
+    )
+
+
+def test_chat_markers_are_found_and_cut() -> None:
+    assert wording.has_chat_marker("done<|im_end|>")
+    assert wording.before_chat_marker("done<|im_end|>\n<|im_start|>user") == "done"
+    assert not wording.has_chat_marker("a < b | c > d")
+
+
+def test_one_line_drops_line_breaks_and_control_characters() -> None:
+    assert wording.one_line(" a\n1. b\u2028c\x00d ") == "a 1. b c d"

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Literal, Protocol
 
-from picert.engine.engine import Output
+from picert.engine.sequence import Output
 from picert.errors import DeadlineExceeded
 from picert.messages import (
     Done,

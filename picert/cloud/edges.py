@@ -246,7 +246,9 @@ class EdgePool:
             if assignment is None or assignment.edge != event.name:
                 continue  # of a job that is over: a late word, not an error
             if isinstance(message, Failure):
-                assignment.deliver(error_from_code(message.code, f"{event.name}: {message.message}"))
+                assignment.deliver(
+                    error_from_code(message.code, f"{event.name}: {message.message}")
+                )
             else:
                 assignment.deliver(message)
 

@@ -15,7 +15,7 @@ from picert.cloud.draft import Draft
 from picert.cloud.edges import Assignment, EdgePool
 from picert.cloud.writer import CloudWriter
 from picert.config import PolicyConfig
-from picert.engine.engine import Output
+from picert.engine.sequence import Output
 from picert.errors import PicertError
 from picert.messages import ExpandJob, Expansion, Segment, SegmentReport
 from picert.pice.ensemble import Choice, Context, choose
@@ -115,7 +115,9 @@ class Expander:
         num_pieces = 0
         async for piece in assignment:
             if isinstance(piece, Expansion):
-                self._show(segment, shaper.finish(cut=piece.finish_reason == "length"), assignment.edge)
+                self._show(
+                    segment, shaper.finish(cut=piece.finish_reason == "length"), assignment.edge
+                )
                 return piece
             num_pieces += 1
             self._show(segment, shaper.push(piece.text), assignment.edge)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 from picert.cloud.draft import Draft
@@ -49,7 +49,7 @@ class CloudService:
         self._drafts: dict[str, Draft] = {}
         self._is_draining = False
 
-    async def answer(self, request: Request) -> AsyncIterator[AnswerEvent]:
+    async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
         """The path of a request: text in order, then one Done; or a PicertError. Closing the iterator cancels it all.
 
         Raises QueueFull or Draining before anything was begun, InvalidRequest for one that cannot be served,
@@ -77,7 +77,9 @@ class CloudService:
         was_cut = False
         async with aclosing(self._writer.write(draft, "sketch", prompt)) as outputs:  # 3 sketch
             async for output in outputs:
-                expander.add(parser.push(output.text))  # 4 segments, 5 jobs, 6 out, 7 edge, 8 choose
+                expander.add(
+                    parser.push(output.text)
+                )  # 4 segments, 5 jobs, 6 out, 7 edge, 8 choose
                 was_cut = output.finish_reason == "length"
                 if parser.is_complete:
                     break

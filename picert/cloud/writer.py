@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from picert.cloud.draft import Draft
-from picert.engine.engine import Output
 from picert.engine.loop import EngineLoop
+from picert.engine.sequence import Output
 from picert.messages import ChatMessage
 from picert.pice.profile import SpeedProfile
 from picert.pice.prompts import Prompt
@@ -18,7 +18,7 @@ class CloudWriter:
     """Streams of the cloud's engine, with the draft's deadline; what they cost goes to the draft and the profile."""
 
     def __init__(self, loop: EngineLoop, clock: Callable[[], float] = time.monotonic) -> None:
-        self.model = loop.engine.name
+        self.model = loop.engine.identity.name
         self.tokenizer = loop.engine.tokenizer
         self.speed = SpeedProfile()
         self.num_running = 0
@@ -29,7 +29,7 @@ class CloudWriter:
         """Tokens of a conversation as this model reads it. Raises InvalidRequest where its template refuses it."""
         return len(self.tokenizer.encode_chat(messages))
 
-    async def write(self, draft: Draft, part: str, prompt: Prompt) -> AsyncIterator[Output]:
+    async def write(self, draft: Draft, part: str, prompt: Prompt) -> AsyncGenerator[Output, None]:
         """Outputs of one text; `part` names it within its request. Closing the iterator aborts the sequence."""
         ids = self.tokenizer.encode_chat(prompt.messages, prefill=prompt.prefill)
         stream = self._loop.stream(

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from picert.config import EdgeConfig
-from picert.engine.engine import Output
 from picert.engine.loop import EngineLoop
-from picert.errors import ModelNotFound, PicertError
+from picert.engine.sequence import Output
+from picert.errors import EdgeLost, ModelNotFound, PicertError
 from picert.log import get_logger
 from picert.messages import (
     AnswerJob,
     Cancel,
-    ChatMessage,
     ExpandJob,
     Expansion,
     Failure,
@@ -133,29 +132,34 @@ class EdgeWorker:
             engine_id, work.prompt_ids, work.sampling, deadline_s=work.deadline_s
         )
         try:
-            async for output in stream:
-                text.append(output.text)
-                if output.text:
-                    await self._outbox.send(
-                        TextDelta(work.request_id, work.index, work.attempt, output.text)
-                    )
-            await self._outbox.send(
-                _expansion(work, "".join(text), output, self._clock() - began)
-            )
+            async with aclosing(stream) as outputs:
+                async for output in outputs:
+                    text.append(output.text)
+                    if output.text:
+                        delta = TextDelta(work.request_id, work.index, work.attempt, output.text)
+                        await self._outbox.send(delta)
+            seconds = self._clock() - began
+            await self._outbox.send(_expansion(work, "".join(text), output, seconds))
+        except EdgeLost as error:  # the link is down: the cloud has given this job to another
+            logger.info("not delivered: %s", error, extra={"request_id": work.request_id})
         except PicertError as error:
             await self._fail(work, work.index, error)
 
-    async def _fail(self, job: Work | ExpandJob | AnswerJob, index: int, error: PicertError) -> None:
+    async def _fail(
+        self, job: Work | ExpandJob | AnswerJob, index: int, error: PicertError
+    ) -> None:
         logger.info("segment %d: %s", index, error, extra={"request_id": job.request_id})
-        await self._outbox.send(
-            Failure(
-                request_id=job.request_id,
-                index=index,
-                attempt=job.attempt,
-                code=error.code or "server_error",
-                message=error.message,
-            )
+        failure = Failure(
+            request_id=job.request_id,
+            index=index,
+            attempt=job.attempt,
+            code=error.code or "server_error",
+            message=error.message,
         )
+        try:
+            await self._outbox.send(failure)
+        except EdgeLost as lost:
+            logger.info("not delivered: %s", lost, extra={"request_id": job.request_id})
 
     async def _cancel(self, cancel: Cancel) -> None:
         await self._end(
@@ -175,10 +179,29 @@ class EdgeWorker:
         if self._tasks.get(key) is task:
             del self._tasks[key]
         if not task.cancelled() and (error := task.exception()):
-            logger.error("expansion failed: %s", error, extra={"request_id": key[0]}, exc_info=error)
+            logger.error(
+                "expansion failed: %s", error, extra={"request_id": key[0]}, exc_info=error
+            )
 
     async def _end(self, keys: Sequence[TaskKey]) -> None:
         tasks = [self._tasks[key] for key in keys if key in self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _expansion(work: Work, text: str, last: Output, seconds: float) -> Expansion:
+    num_tokens = last.num_completion_tokens
+    return Expansion(
+        request_id=work.request_id,
+        index=work.index,
+        attempt=work.attempt,
+        text=text,
+        finish_reason=last.finish_reason or "error",
+        model=work.model,
+        prompt_tokens=last.num_prompt_tokens,
+        cached_tokens=last.num_cached_tokens,
+        completion_tokens=num_tokens,
+        mean_logprob=last.sum_logprob / num_tokens if num_tokens else 0.0,
+        seconds=seconds,
+    )

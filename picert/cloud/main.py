@@ -1,0 +1,86 @@
+"""`picert-cloud`: load the model, bind the link and the HTTP port, answer until told to stop.
+
+The one place that builds a cloud's parts, and the one that ends them in order: no new requests, those in flight
+finish or time out, the edges are told, the engine stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+
+from picert import hub
+from picert.cloud.edges import EdgePool
+from picert.cloud.http import Health, HttpLimits, ServedModel, create_app, serve
+from picert.cloud.service import CloudService
+from picert.config import CloudConfig
+from picert.engine.engine import load_engine
+from picert.engine.loop import EngineLoop
+from picert.log import configure, get_logger
+from picert.pice.prompts import load_prompts
+from picert.transport.link import ServerLink
+
+logger = get_logger(__name__)
+STALLED_S = 5.0  # no engine step for longer, with work waiting, is not ready
+OnReady = Callable[[str, str], None]  # HTTP URL, address for edges
+
+
+def run_cloud(config: CloudConfig, on_ready: OnReady) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. Raises PicertError for what stops it from starting."""
+    configure("cloud", config.log_level, config.log_format)
+    path = hub.find(config.engine.model)
+    loop = EngineLoop(load_engine(config.engine.model_copy(update={"model": str(path)})))
+    loop.start()
+    try:
+        return asyncio.run(_serve(config, loop, on_ready))
+    finally:
+        loop.stop(config.shutdown_timeout_s)
+
+
+async def _serve(config: CloudConfig, loop: EngineLoop, on_ready: OnReady) -> int:
+    """Everything that lives on the event loop, from bind to the last answer."""
+    stop = _stop_on_signal()
+    link = ServerLink(config.link)
+    await link.start()
+    pool = EdgePool(link)
+    service = CloudService(loop, pool, load_prompts(), config)
+    name = config.served_model_name or config.engine.model
+    app = create_app(
+        service,
+        lambda: _health(loop, pool),
+        [ServedModel(name, int(time.time()))],
+        HttpLimits(deadline_s=config.deadline_s),
+    )
+    following = asyncio.create_task(pool.serve())
+    try:
+        await serve(
+            app,
+            config.host,
+            config.port,
+            ready=lambda port: on_ready(f"http://{config.host}:{port}", link.address),
+            stop=stop,
+            drain=lambda: service.drain(config.shutdown_timeout_s),
+        )
+        return 0
+    finally:
+        await link.close()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+def _stop_on_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _health(loop: EngineLoop, pool: EdgePool) -> Health:
+    """Ready is deep: the engine lives and, while it has work, made a step not long ago."""
+    edges = tuple(view.name for view in pool.views() if view.is_available)
+    if not loop.is_alive:
+        return Health("the engine has stopped", edges)
+    if (stalled := loop.seconds_stalled()) > STALLED_S:
+        return Health(f"the engine made no step for {stalled:.1f} s", edges)
+    return Health(None, edges)

@@ -1,0 +1,221 @@
+"""EdgePool over a scripted link: who gets a job, what a loss does, and that no table keeps an entry."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from picert.cloud.edges import EdgePool
+from picert.errors import EdgeLost, QueueFull
+from picert.messages import (
+    Cancel,
+    ExpandJob,
+    Expansion,
+    Failure,
+    Hello,
+    ModelInfo,
+    Segment,
+    TextDelta,
+)
+from picert.transport.events import PeerDraining, PeerJoined, PeerLeft, PeerMessage
+
+
+class ScriptedLink:
+    """Stands for ServerLink at its border: events go in by hand, sent messages are kept."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, object]] = []
+        self.full: set[str] = set()
+        self.dead: set[str] = set()
+        self._events: asyncio.Queue[object] = asyncio.Queue()
+
+    def happen(self, event: object) -> None:
+        self._events.put_nowait(event)
+
+    async def events(self) -> AsyncIterator[object]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    def state(self, name: str) -> str:
+        return "probation" if name in self.dead else "alive"
+
+    async def send(self, name: str, message: object) -> None:
+        if name in self.full:
+            raise QueueFull("full")
+        self.sent.append((name, message))
+
+
+def hello(name: str, slots: int = 1) -> Hello:
+    model = ModelInfo("tiny", "f", 1000, 256)
+    return Hello(name=name, picert_version="0", models=(model,), slots=slots, kv_tokens=100)
+
+
+def job(index: int = 0, attempt: int = 0, deadline_s: float = 10.0) -> ExpandJob:
+    return ExpandJob(
+        request_id="r",
+        attempt=attempt,
+        question="q",
+        outline=("a", "b"),
+        segments=(Segment(index, "a"),),
+        max_tokens=8,
+        deadline_s=deadline_s,
+    )
+
+
+def expansion(index: int = 0, attempt: int = 0) -> Expansion:
+    return Expansion(
+        request_id="r",
+        index=index,
+        attempt=attempt,
+        text="done",
+        finish_reason="stop",
+        model="tiny",
+        prompt_tokens=1,
+        cached_tokens=0,
+        completion_tokens=1,
+        mean_logprob=-1.0,
+        seconds=0.1,
+    )
+
+
+@asynccontextmanager
+async def pool_with(*names: str, slots: int = 1) -> AsyncIterator[tuple[EdgePool, ScriptedLink]]:
+    link = ScriptedLink()
+    pool = EdgePool(link)  # type: ignore[arg-type]
+    serving = asyncio.create_task(pool.serve())
+    for name in names:
+        link.happen(PeerJoined(name, hello(name, slots)))
+    await settle()
+    yield pool, link
+    pool.self_check()
+    assert pool.num_open == 0
+    link.happen(None)
+    await serving
+
+
+async def settle() -> None:
+    for _ in range(8):
+        await asyncio.sleep(0)
+
+
+async def test_pieces_arrive_in_order_and_end_with_the_expansion() -> None:
+    async with pool_with("e") as (pool, link), pool.run(job()) as assignment:
+        link.happen(PeerMessage("e", TextDelta("r", 0, 0, "do")))
+        link.happen(PeerMessage("e", expansion()))
+        pieces = [piece async for piece in assignment]
+        assert [type(piece) for piece in pieces] == [TextDelta, Expansion]
+
+
+async def test_jobs_go_to_different_edges_and_wait_when_slots_are_taken() -> None:
+    async with (
+        pool_with("e1", "e2") as (pool, link),
+        pool.run(job(0)) as a,
+        pool.run(job(1)) as b,
+        pool.run(job(2)) as c,
+    ):
+        assert {a.edge, b.edge} == {"e1", "e2"}
+        assert c.edge is None
+        link.happen(PeerMessage(str(a.edge), expansion(0)))
+        assert len([piece async for piece in a]) == 1
+
+
+async def test_waiting_job_starts_when_a_slot_is_free() -> None:
+    async with pool_with("e") as (pool, link):
+        async with pool.run(job(0)):
+            waiting = pool.run(job(1))
+            second = await waiting.__aenter__()
+            assert second.edge is None
+        assert second.edge == "e"
+        await waiting.__aexit__(None, None, None)
+        assert [type(m) for _, m in link.sent] == [ExpandJob, Cancel, ExpandJob, Cancel]
+
+
+async def test_lost_edge_ends_its_jobs_with_edge_lost() -> None:
+    async with pool_with("e1", "e2") as (pool, link), pool.run(job()) as assignment:
+        link.happen(PeerLeft(str(assignment.edge), "8 beats missed"))
+        with pytest.raises(EdgeLost, match="8 beats missed"):
+            _ = [piece async for piece in assignment]
+    assert pool.num_lost == 1
+
+
+async def test_waiting_job_ends_when_the_last_edge_leaves() -> None:
+    async with pool_with("e") as (pool, link), pool.run(job(0)), pool.run(job(1)) as second:
+        link.happen(PeerLeft("e", "gone"))
+        with pytest.raises(EdgeLost, match="no edge"):
+            _ = [piece async for piece in second]
+
+
+async def test_job_without_any_edge_ends_at_once() -> None:
+    async with pool_with() as (pool, _), pool.run(job()) as assignment:
+        with pytest.raises(EdgeLost, match="no edge"):
+            _ = [piece async for piece in assignment]
+
+
+async def test_late_edge_is_given_up_at_the_job_deadline() -> None:
+    async with pool_with("e") as (pool, _), pool.run(job(deadline_s=0.05)) as assignment:
+        with pytest.raises(EdgeLost, match="did not finish"):
+            _ = [piece async for piece in assignment]
+
+
+async def test_failure_of_the_edge_becomes_its_error() -> None:
+    failure = Failure(request_id="r", index=0, attempt=0, code="queue_full", message="busy")
+    async with pool_with("e") as (pool, link), pool.run(job()) as assignment:
+        link.happen(PeerMessage("e", failure))
+        with pytest.raises(QueueFull, match="e: busy"):
+            _ = [piece async for piece in assignment]
+
+
+async def test_second_try_prefers_another_edge_but_takes_the_only_one() -> None:
+    async with pool_with("e1", "e2") as (pool, _):
+        async with pool.run(job(attempt=1), avoid=["e1"]) as elsewhere:
+            assert elsewhere.edge == "e2"
+    async with pool_with("e1") as (pool, _):
+        async with pool.run(job(attempt=1), avoid=["e1"]) as again:
+            assert again.edge == "e1"
+
+
+async def test_draining_and_silent_edges_get_no_jobs() -> None:
+    async with pool_with("e1", "e2", "e3") as (pool, link):
+        link.happen(PeerDraining("e1", "update"))
+        link.dead.add("e2")
+        await settle()
+        async with pool.run(job()) as assignment:
+            assert assignment.edge == "e3"
+        assert pool.load(0).num_edges == 1
+
+
+async def test_words_of_another_edge_or_attempt_are_ignored() -> None:
+    async with pool_with("e1", "e2") as (pool, link), pool.run(job(attempt=1)) as assignment:
+        other = "e2" if assignment.edge == "e1" else "e1"
+        link.happen(PeerMessage(other, expansion(attempt=1)))
+        link.happen(PeerMessage(str(assignment.edge), expansion(attempt=0)))
+        link.happen(PeerMessage(str(assignment.edge), expansion(attempt=1)))
+        assert len([piece async for piece in assignment]) == 1
+
+
+async def test_unsendable_job_counts_as_lost() -> None:
+    async with pool_with("e") as (pool, link):
+        link.full.add("e")
+        async with pool.run(job()) as assignment:
+            with pytest.raises(EdgeLost, match="could not be given"):
+                _ = [piece async for piece in assignment]
+
+
+async def test_rejoined_edge_starts_with_an_empty_account() -> None:
+    async with pool_with("e") as (pool, link), pool.run(job()):
+        link.happen(PeerLeft("e", "restart"))
+        link.happen(PeerJoined("e", hello("e")))
+        await settle()
+        assert [view.num_in_flight for view in pool.views()] == [0]
+
+
+async def test_thousand_jobs_leave_no_entry_behind() -> None:
+    async with pool_with("e1", "e2", slots=4) as (pool, link):
+        for index in range(1000):
+            async with pool.run(job(index)) as assignment:
+                if index % 3:
+                    link.happen(PeerMessage(str(assignment.edge), expansion(index)))
+                    assert len([piece async for piece in assignment]) == 1
+        assert pool.num_open == 0
+        assert [view.num_in_flight for view in pool.views()] == [0, 0]

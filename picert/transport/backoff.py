@@ -1,4 +1,4 @@
-"""How long to wait before the next try: doubling with jitter, from a random source that is passed in."""
+"""How long to wait before the next try. The random source is passed in; the waiting is not here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LIMIT_S = 5.0
 
 
 class Backoff:
-    """Delays of 50 ms doubling to 5 s, each shortened by up to half so that many edges do not knock at once."""
+    """Delays of 50 ms doubling to 5 s, each cut by up to half: edges must not knock as one."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

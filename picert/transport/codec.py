@@ -1,6 +1,8 @@
-"""Messages to frames and back: a header of two bytes (protocol version, type), then a msgpack body checked by schema.
+"""Messages to frames and back: a header of two bytes (protocol version, type), then a msgpack body
+checked by schema.
 
-Whatever can be refused is refused before the body is unpacked. Nothing here is ever executed, evaluated or unpickled.
+Whatever can be refused is refused before the body is unpacked. Nothing here is ever executed,
+evaluated or unpickled.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ _DECODERS: Mapping[int, msgspec.msgpack.Decoder[Any]] = MappingProxyType(
 
 
 def encode(message: LinkMessage, max_bytes: int) -> list[bytes]:
-    """The two frames of a message. Raises ProtocolError if it is over `max_bytes` or holds what msgpack cannot."""
+    """The two frames of a message.
+
+    Raises ProtocolError if it is over `max_bytes` or holds what msgpack cannot.
+    """
     number = TYPE_NUMBERS[type(message)]
     try:
         body = _ENCODER.encode(message)
@@ -63,7 +68,10 @@ def encode(message: LinkMessage, max_bytes: int) -> list[bytes]:
 
 
 def decode(frames: Sequence[bytes], max_bytes: int) -> LinkMessage:
-    """The message of a peer's frames. Raises ProtocolError, in one sentence, for all that is not exactly ours."""
+    """The message of a peer's frames.
+
+    Raises ProtocolError, in one sentence, for all that is not exactly ours.
+    """
     decoder = _check_header(frames)
     _check_size(frames, max_bytes)
     try:

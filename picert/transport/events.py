@@ -38,7 +38,7 @@ class PeerJoined:
 
 @dataclass(frozen=True, slots=True)
 class PeerLeft:
-    """An edge is gone, with every job it held; the same name may join again, as a new registration."""
+    """An edge is gone, with every job it held; the name may join again, as a new registration."""
 
     name: str
     reason: str
@@ -74,7 +74,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    """The cloud no longer counts on this edge: whatever it runs is worthless and should be cancelled.
+    """The cloud no longer counts on this edge: what it runs is worthless and should be cancelled.
 
     The link registers again by itself; nothing else is to be done.
     """

@@ -1,4 +1,4 @@
-"""A bounded queue that can be closed: what a link's tasks found, for the one consumer of its `events()`.
+"""A bounded queue that can be closed: from a link's tasks to the one consumer of its `events()`.
 
 (`asyncio.Queue` can be closed from Python 3.13 on only.)
 """
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Inbox(Generic[T]):
-    """An async iterator over what is put in, in the order of the calls to `put`; ends after `close`."""
+    """An async iterator over what is put in, in order of the calls to `put`; ends after `close`."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -45,7 +45,7 @@ class Inbox(Generic[T]):
                 self._has_items.set()
 
     def close(self, error: PicertError | None = None) -> None:
-        """End the iteration after what is queued, with `error` where there is one; only the first call counts."""
+        """End the iteration after what is queued, with `error` if given; a second call is void."""
         if not self._is_closed:
             self._is_closed = True
             self._error = error

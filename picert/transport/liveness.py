@@ -1,7 +1,9 @@
-"""Who is alive: beats in, states out. Pure bookkeeping over a clock that is passed in; no socket, no task.
+"""Who is alive: beats in, states out. Pure bookkeeping over a clock that is passed in; no socket,
+no task.
 
-A state changes in two places only: `beat` makes a name alive, `tick` may degrade it. A tick that comes late (the process
-was stopped, the event loop was busy, nobody read the socket) does not count the time in which nobody listened.
+A state changes in two places only: `beat` makes a name alive, `tick` may degrade it. A tick that
+comes late (the process was stopped, the event loop was busy, nobody read the socket) does not count
+the time in which nobody listened.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class Liveness:
     def tick(self) -> list[str]:
         """Judge every name now; returns those that have just died (they stay until `remove`).
 
-        To be called at least every two beats; what a call comes later than that is taken off everyone's silence.
+        To be called at least every two beats; what a call comes later than that is taken off
+        everyone's silence.
         """
         now = self._clock()
         gap = now - self._last_tick

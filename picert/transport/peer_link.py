@@ -1,13 +1,14 @@
 """PeerLink: an edge's end of the link. One *session* after the other, until it is closed.
 
-A session is one socket and two tasks: the *talker* says Hello until it is welcomed and beats from then on, the *reader*
-takes what the cloud says. Whichever finds that the registration is lost ends the session; the owner gets LinkLost, and
-the next session begins with a fresh socket after a delay.
+A session is one socket and two tasks: the *talker* says Hello until it is welcomed and beats from
+then on, the *reader* takes what the cloud says. Whichever finds that the registration is lost ends
+the session; the owner gets LinkLost, and the next session begins with a fresh socket after a delay.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -39,10 +40,14 @@ from picert.transport.liveness import Clock, Liveness
 
 logger = get_logger(__name__)
 _CLOUD = "cloud"
+_MAX_REASON = 200  # characters of a peer's words that go into our log
 
 
 class PeerLink:
-    """An edge's end. Registers, beats, and registers again after any loss, until it drains or is closed."""
+    """An edge's end.
+
+    Registers, beats, and registers again after any loss, until it drains or is closed.
+    """
 
     def __init__(
         self,
@@ -52,12 +57,8 @@ class PeerLink:
         *,
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
-        context: sockets.Context | None = None,
     ) -> None:
-        """`hello` may leave `instance` empty: the link draws one. `load` is asked before each beat.
-
-        A `context` that is given stays its owner's (and allows inproc).
-        """
+        """An empty `hello.instance` is filled in by the link; `load` is asked before each beat."""
         self.rejected = 0  # messages dropped because they were not ours, ever
         self.rtt_s: float | None = None  # of the latest echoed beat
         self._config = config
@@ -69,8 +70,7 @@ class PeerLink:
         self._backoff = Backoff(rng or random.Random())
         self._liveness = self._new_liveness(config.heartbeat_s)
         self._inbox: Inbox[EdgeEvent] = Inbox(config.high_water_mark)
-        self._given_context = context
-        self._context: sockets.Context | None = context
+        self._context: sockets.Context | None = None
         self._socket: sockets.Socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._linked = asyncio.Event()
@@ -80,15 +80,17 @@ class PeerLink:
         self._is_draining = False
 
     async def start(self) -> None:
-        """Begin to register in the background; returns at once. Raises ConfigError (address not allowed)."""
-        inproc = self._given_context is not None
-        sockets.allowed_address(self._config.address, inproc=inproc)
-        self._context = self._given_context or sockets.Context()
-        self._task = asyncio.create_task(self._run(self._context, inproc), name="peer link")
+        """Begin to register in the background; returns at once.
+
+        Raises ConfigError (address not allowed).
+        """
+        sockets.allowed_address(self._config.address)
+        self._context = sockets.Context()
+        self._task = asyncio.create_task(self._run(self._context), name="peer link")
         self._task.add_done_callback(self._on_task_done)
 
     async def close(self, reason: str = "the edge stops") -> None:
-        """Tell the cloud that this edge has left, end all tasks, close the socket; `events()` ends."""
+        """Tell the cloud that this edge has left, end all tasks; `events()` ends."""
         if self._linked.is_set():
             await self._try_send(Drain(reason, has_left=True))
         task, self._task = self._task, None
@@ -99,12 +101,15 @@ class PeerLink:
         await self._end_context()
 
     async def wait_linked(self, timeout_s: float | None = None) -> None:
-        """Until the cloud has welcomed this edge. Raises Unavailable, saying why not yet, after `timeout_s`."""
+        """Until the cloud has welcomed this edge.
+
+        Raises Unavailable, saying why not yet, after `timeout_s`.
+        """
         try:
             await asyncio.wait_for(self._linked.wait(), timeout_s)
         except asyncio.TimeoutError:
             raise Unavailable(
-                f"no welcome from the cloud at {self._config.address} in {timeout_s:g} s: {self._obstacle}"
+                f"no welcome from {self._config.address} in {timeout_s:g} s: {self._obstacle}"
             ) from None
 
     @property
@@ -115,8 +120,8 @@ class PeerLink:
     async def send(self, message: ToCloud) -> None:
         """Queue one message for the cloud, waiting while the queue is full.
 
-        Raises EdgeLost while the link is down (the cloud has written off this edge's jobs, so nothing is kept), and
-        ProtocolError if the message is over `max_frame_bytes`.
+        Raises EdgeLost while the link is down (the cloud has written off this edge's jobs, so
+        nothing is kept), and ProtocolError if the message is over `max_frame_bytes`.
         """
         socket = self._socket
         if socket is None or not self._linked.is_set():
@@ -133,7 +138,10 @@ class PeerLink:
             raise EdgeLost(f"the link to {self._config.address} was lost")
 
     async def drain(self, reason: str) -> None:
-        """Tell the cloud to give nothing new; running jobs may still send. A link that is lost now stays down."""
+        """Tell the cloud to give nothing new; running jobs may still send.
+
+        A link that is lost now stays down.
+        """
         self._is_draining = True
         if self._linked.is_set():
             await self.send(Drain(reason))
@@ -142,18 +150,18 @@ class PeerLink:
         """Jobs, cancels and losses of the link, in order; for one consumer. Ends after `close`."""
         return self._inbox
 
-    # --- sessions ---------------------------------------------------------------------------------------------------
+    # --- sessions ---------------------------------------------------------------------------------
 
-    async def _run(self, context: sockets.Context, inproc: bool) -> None:
+    async def _run(self, context: sockets.Context) -> None:
         while not self._is_draining:
-            reason = await self._session(context, inproc)
+            reason = await self._session(context)
             logger.warning("link to %s lost: %s", self._config.address, reason)
             await self._inbox.put(LinkLost(reason))
             await asyncio.sleep(self._backoff.next_s())
 
-    async def _session(self, context: sockets.Context, inproc: bool) -> str:
+    async def _session(self, context: sockets.Context) -> str:
         """One registration, from the first Hello to its loss; returns why it was lost."""
-        socket = sockets.connect_dealer(context, self._config, inproc=inproc)
+        socket = sockets.connect_dealer(context, self._config)
         self._socket = socket
         tasks = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._talk(socket))]
         try:
@@ -180,14 +188,12 @@ class PeerLink:
 
     async def _knock(self, socket: sockets.Socket, delay_s: float) -> None:
         """Say Hello as soon as there is a connection; returns after a Welcome or `delay_s`."""
-        until = self._clock() + delay_s
-        if not await socket.poll(int(1e3 * delay_s), zmq.POLLOUT):
-            return
-        await self._try_send(self._hello)
-        try:
-            await asyncio.wait_for(self._linked.wait(), max(delay_s / 2, until - self._clock()))
-        except asyncio.TimeoutError:
-            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._greet(socket), delay_s)
+
+    async def _greet(self, socket: sockets.Socket) -> None:
+        await socket.send_multipart(codec.encode(self._hello, self._config.max_frame_bytes))
+        await self._linked.wait()
 
     async def _beat(self) -> None:
         load = self._load()
@@ -202,7 +208,7 @@ class PeerLink:
             )
         )
 
-    # --- the reader -------------------------------------------------------------------------------------------------
+    # --- the reader -------------------------------------------------------------------------------
 
     async def _read(self, socket: sockets.Socket) -> str:
         lost: str | None = None
@@ -234,7 +240,7 @@ class PeerLink:
         return None
 
     def _on_welcome(self, message: Welcome) -> None:
-        """The first of a session makes the link; a repeated one is the cloud's probe of the connection."""
+        """The first of a session makes the link; a repeated one is the cloud's probe."""
         if not self._linked.is_set():
             self._heartbeat_s = message.heartbeat_s
             self._liveness = self._new_liveness(message.heartbeat_s)
@@ -249,19 +255,19 @@ class PeerLink:
 
     def _on_end(self, message: Failure | Drain) -> str | None:
         """The cloud refuses this edge, has forgotten it, or stops."""
-        is_drain = isinstance(message, Drain)
-        reason = (
-            f"the cloud stops: {message.reason}" if isinstance(message, Drain) else message.message
-        )
+        if isinstance(message, Drain):
+            is_lost, reason = True, f"the cloud stops: {message.reason}"
+        else:
+            is_lost, reason = message.code == "unknown_edge", message.message
+        reason = reason[:_MAX_REASON]
         if self._linked.is_set():
-            is_lost = is_drain or message.code == "unknown_edge"
             return reason if is_lost else None
         if reason != self._obstacle:
             self._obstacle = reason
             logger.warning("the cloud at %s refuses this edge: %s", self._config.address, reason)
         return None
 
-    # --- odds and ends ----------------------------------------------------------------------------------------------
+    # --- odds and ends ----------------------------------------------------------------------------
 
     def _new_liveness(self, beat_s: float) -> Liveness:
         config = self._config
@@ -283,13 +289,13 @@ class PeerLink:
         logger.debug("message dropped: %s", why)
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """The run ends by itself after a drain, or through a fault of ours: then say so to the owner."""
+        """The run ends by itself after a drain, or by a fault of ours: tell the owner of that."""
         if not task.cancelled() and (error := task.exception()):
             logger.error("%s failed: %s", task.get_name(), error, exc_info=error)
             self._inbox.close(PicertError(f"the link failed: {error}"))
 
     async def _end_context(self) -> None:
-        """End a context of our own. It waits for lingering last words, so another thread does it."""
+        """In another thread, as it waits for lingering last words."""
         context, self._context = self._context, None
-        if context is not None and self._given_context is None:
+        if context is not None:
             await asyncio.to_thread(context.term)

@@ -1,4 +1,4 @@
-"""Who is registered at the cloud: a table by name and by route, with each edge's last word on itself. No socket."""
+"""Who is registered at the cloud: a table by name and by route, and each edge's load. No socket."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class Entry:
         return self.hello.name
 
     def is_same_process(self, hello: Hello) -> bool:
-        """`hello` comes from the process that made this registration; unnamed instances are all different."""
+        """`hello` comes from the same process; empty instances are all different."""
         return bool(hello.instance) and hello.instance == self.hello.instance
 
 
 class Registry:
-    """The registered edges, at most MAX_PEERS; names and routes are unique. `liveness` watches exactly these names."""
+    """The registered edges, at most MAX_PEERS; names and routes are unique.
+
+    `liveness` watches exactly these names.
+    """
 
     def __init__(self, liveness: Liveness) -> None:
         self._liveness = liveness
@@ -63,7 +66,7 @@ class Registry:
         return self._by_route.get(route)
 
     def refusal(self, route: bytes, hello: Hello) -> tuple[str, str] | None:
-        """Code and message if `hello` cannot be taken as it stands; a living namesake is the caller's to judge."""
+        """Code and message if `hello` cannot be taken; living namesakes are judged elsewhere."""
         entry = self._by_route.get(route)
         if entry is not None and _identity(entry.hello) != _identity(hello):
             return (

@@ -1,8 +1,9 @@
 """ServerLink: the cloud's end of the link. It owns its socket, the registry of edges and two tasks.
 
-The *reader* takes one message after the other; the *watcher* judges silence every half beat. What either finds goes
-into one bounded inbox. While that is full the reader does not read, ZeroMQ's queues fill up and the edges wait: a slow
-owner costs time, not memory, and the watcher judges nobody in the meantime.
+The *reader* takes one message after the other; the *watcher* judges silence every half beat. What
+either finds goes into one bounded inbox. While that is full the reader does not read, ZeroMQ's
+queues fill up and the edges wait: a slow owner costs time, not memory, and the watcher judges
+nobody in the meantime.
 """
 
 from __future__ import annotations
@@ -43,10 +44,11 @@ from picert.transport.liveness import Clock, Liveness, State
 from picert.transport.registry import Entry, Registry
 
 logger = get_logger(__name__)
+_MAX_REASON = 200  # characters of a peer's words that go into our log
 
 
 class ServerLink:
-    """The cloud's end. Edges are known by the name in their Hello; a name is registered at most once."""
+    """The cloud's end. Edges are known by the name in their Hello, and each name is unique."""
 
     def __init__(
         self,
@@ -54,9 +56,8 @@ class ServerLink:
         *,
         picert_version: str = "",
         clock: Clock = time.monotonic,
-        context: sockets.Context | None = None,
     ) -> None:
-        """`picert_version` is told to the edges. A `context` that is given stays its owner's (and allows inproc)."""
+        """`picert_version` is told to edges. Raises ConfigError for beats that make no sense."""
         self.rejected = 0  # messages dropped because they were not ours, ever
         self._config = config
         self._welcome = Welcome(picert_version, config.heartbeat_s)
@@ -65,19 +66,19 @@ class ServerLink:
         )
         self._registry = Registry(self._liveness)
         self._inbox: Inbox[PeerEvent] = Inbox(config.high_water_mark)
-        self._given_context = context
-        self._context = context
+        self._context: sockets.Context | None = None
         self._socket: sockets.Socket | None = None
         self._address = config.address
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Bind `config.address` and serve. Raises ConfigError (port in use, address not allowed)."""
-        self._context = self._given_context or sockets.Context()
+        """Bind `config.address` and serve.
+
+        Raises ConfigError (port in use, address not allowed).
+        """
+        self._context = sockets.Context()
         try:
-            socket = sockets.bind_router(
-                self._context, self._config, inproc=self._given_context is not None
-            )
+            socket = sockets.bind_router(self._context, self._config)
         except PicertError:
             await self._end_context()
             raise
@@ -91,7 +92,10 @@ class ServerLink:
             task.add_done_callback(self._on_task_done)
 
     async def close(self, reason: str = "the cloud stops") -> None:
-        """Tell every edge (Drain), end all tasks and close the socket; `events()` ends. Harmless when repeated."""
+        """Tell every edge (Drain), end all tasks and close the socket; `events()` ends.
+
+        Harmless when repeated.
+        """
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -116,14 +120,15 @@ class ServerLink:
         return self._registry.peers
 
     def state(self, name: str) -> State:
-        """ "alive" and "probation" (no new jobs, please) for registered edges, "dead" for all other names."""
+        """Registered edges are "alive" or on "probation" (no new jobs, please), others "dead"."""
         return self._liveness.state(name)
 
     async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
         """Queue one message for an edge; never waits.
 
-        Raises EdgeLost (not registered, or its connection is gone; PeerLeft follows by itself), QueueFull (it does not
-        read fast enough), ProtocolError (the message is over `max_frame_bytes`).
+        Raises EdgeLost (not registered, or its connection is gone; PeerLeft follows by itself),
+        QueueFull (it does not read fast enough), ProtocolError (the message is over
+        `max_frame_bytes`).
         """
         entry = self._registry.of_name(name)
         if entry is None:
@@ -139,12 +144,12 @@ class ServerLink:
     def events(self) -> AsyncIterator[PeerEvent]:
         """What happened, in order; for one consumer. Ends after `close`.
 
-        For each name: PeerJoined, then PeerMessage and at most one PeerDraining, then exactly one PeerLeft (none at
-        `close`). After PeerLeft nothing of that registration is reported.
+        For each name: PeerJoined, then PeerMessage and at most one PeerDraining, then exactly one
+        PeerLeft (none at `close`). After PeerLeft nothing of that registration is reported.
         """
         return self._inbox
 
-    # --- the reader -------------------------------------------------------------------------------------------------
+    # --- the reader -------------------------------------------------------------------------------
 
     async def _read(self, socket: sockets.Socket) -> None:
         while True:
@@ -201,12 +206,12 @@ class ServerLink:
 
     async def _drain(self, entry: Entry, message: Drain) -> None:
         if message.has_left:
-            await self._leave(entry, message.reason or "it stopped")
+            await self._leave(entry, message.reason[:_MAX_REASON] or "it stopped")
         elif not entry.is_draining:
             entry.is_draining = True
-            await self._inbox.put(PeerDraining(entry.name, message.reason))
+            await self._inbox.put(PeerDraining(entry.name, message.reason[:_MAX_REASON]))
 
-    # --- the watcher ------------------------------------------------------------------------------------------------
+    # --- the watcher ------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         while True:
@@ -230,17 +235,17 @@ class ServerLink:
         return self._liveness.silence_s(entry.name) > 1.5 * self._config.heartbeat_s
 
     async def _probe(self, entry: Entry) -> bool:
-        """Whether its connection stands: a repeated Welcome is harmless, and a route that is gone refuses it."""
+        """Whether its connection stands: another Welcome is harmless, a dead route refuses it."""
         return await self._answer(entry.route, self._welcome)
 
     async def _leave(self, entry: Entry, reason: str) -> None:
         if self._registry.remove(entry):
             await self._inbox.put(PeerLeft(entry.name, reason))
 
-    # --- sending ----------------------------------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     async def _post(self, route: bytes, message: LinkMessage) -> None:
-        """Queue a message or raise zmq.Again (full) or another ZMQError (route gone); never gives up control."""
+        """Queue a message, or raise zmq.Again (full) or another ZMQError (route gone), at once."""
         if self._socket is None:
             raise zmq.ZMQError(zmq.ENOTSOCK)
         frames = codec.encode(message, self._config.max_frame_bytes)
@@ -263,16 +268,16 @@ class ServerLink:
         self.rejected += 1
         logger.debug("message dropped: %s", why)
 
-    # --- the end ----------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """A task that ends by itself has met a fault of ours: say so to the log and to the owner."""
+        """A task that ends by itself has met a fault of ours: tell the log and the owner."""
         if not task.cancelled() and (error := task.exception()):
             logger.error("%s failed: %s", task.get_name(), error, exc_info=error)
             self._inbox.close(PicertError(f"the link failed: {error}"))
 
     async def _end_context(self) -> None:
-        """End a context of our own. It waits for lingering last words, so another thread does it."""
+        """In another thread, as it waits for lingering last words."""
         context, self._context = self._context, None
-        if context is not None and self._given_context is None:
+        if context is not None:
             await asyncio.to_thread(context.term)

@@ -1,11 +1,14 @@
-"""The only place that makes ZeroMQ sockets, so that each one has its bounds and an address that may be used.
+"""The only place that makes ZeroMQ sockets: each has its bounds and an address that is allowed.
 
 Choices, once for all sockets:
-* High-water marks bound every queue, and ZeroMQ itself refuses a frame over the limit before it allocates it.
+* High-water marks bound every queue, and ZeroMQ itself refuses a frame over the limit before it
+  allocates it.
 * A closed socket lingers briefly, which is enough for a last word and never holds up an exit.
-* A route (routing id) is given by the cloud's ROUTER, never chosen by a peer: no peer can take another's, so there is
-  nothing to hand over (ROUTER_HANDOVER stays off), and a route that is gone is refused at once (ROUTER_MANDATORY).
-* ZeroMQ's own heartbeats stay off: the link beats itself, and its beats also prove that the peer's event loop runs.
+* A route (routing id) is given by the cloud's ROUTER, never chosen by a peer: no peer can take
+  another's, so there is nothing to hand over (ROUTER_HANDOVER stays off), and a route that is gone
+  is refused at once (ROUTER_MANDATORY).
+* ZeroMQ's own heartbeats stay off: the link beats itself, and its beats also prove that the peer's
+  event loop runs.
 """
 
 from __future__ import annotations
@@ -34,11 +37,14 @@ _TCP = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\[\]]+):(?P<port>\d{1,5})")
 _WANTED = "give tcp://127.0.0.1:PORT or ipc://PATH"
 
 
-def bind_router(context: Context, config: LinkConfig, *, inproc: bool = False) -> Socket:
-    """The cloud's socket, bound to `config.address`. Raises ConfigError if that is not allowed or not free."""
-    address = allowed_address(config.address, inproc=inproc)
+def bind_router(context: Context, config: LinkConfig) -> Socket:
+    """The cloud's socket, bound to `config.address`.
+
+    Raises ConfigError if that is not allowed or not free.
+    """
+    address = allowed_address(config.address)
     _check_ipc_path(address)
-    socket = _new_socket(context, zmq.ROUTER, config)
+    socket = _new_socket(context, zmq.ROUTER, address, config)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     try:
         socket.bind(address)
@@ -48,13 +54,14 @@ def bind_router(context: Context, config: LinkConfig, *, inproc: bool = False) -
     return socket
 
 
-def connect_dealer(context: Context, config: LinkConfig, *, inproc: bool = False) -> Socket:
+def connect_dealer(context: Context, config: LinkConfig) -> Socket:
     """An edge's socket, connecting (and connecting again) to `config.address` in the background.
 
-    Messages are queued for an established connection only: without one, a send waits. Raises ConfigError.
+    Messages are queued for an established connection only: without one, a send waits. Raises
+    ConfigError.
     """
-    address = allowed_address(config.address, inproc=inproc)
-    socket = _new_socket(context, zmq.DEALER, config)
+    address = allowed_address(config.address)
+    socket = _new_socket(context, zmq.DEALER, address, config)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_LIMIT_MS)
@@ -68,14 +75,15 @@ def connect_dealer(context: Context, config: LinkConfig, *, inproc: bool = False
     return socket
 
 
-def allowed_address(address: str, *, inproc: bool = False) -> str:
-    """`address` as ZeroMQ wants it, if it stays on this machine. Raises ConfigError, saying what to give instead."""
+def allowed_address(address: str) -> str:
+    """`address` as ZeroMQ wants it, if it stays on this machine.
+
+    Raises ConfigError, saying what to give instead.
+    """
     transport, _, rest = address.partition("://")
     if transport == "tcp":
         return _allowed_tcp(address, rest)
     if transport == "ipc" and rest:
-        return address
-    if transport == "inproc" and rest and inproc:
         return address
     raise ConfigError(f"link address is {address!r}: {_WANTED}", param="link.address")
 
@@ -91,15 +99,15 @@ def _allowed_tcp(address: str, rest: str) -> str:
         is_local = False
     if not is_local:
         raise ConfigError(
-            f"link address is {address!r}: only loopback and ipc are allowed, as the link is not yet encrypted; "
-            f"{_WANTED} (between machines, through an SSH tunnel)",
+            f"link address is {address!r}: only loopback and ipc are allowed, as the link is not "
+            f"yet encrypted; {_WANTED} (between machines, through an SSH tunnel)",
             param="link.address",
         )
     return f"tcp://{host}:{match['port']}"
 
 
 def _check_ipc_path(address: str) -> None:
-    """Refuse a path that ZeroMQ would take away from its owner: it unlinks whatever is there before it binds."""
+    """Refuse a path that is not ours: ZeroMQ unlinks whatever is there before it binds."""
     path = address.removeprefix("ipc://")
     if path == address or path.startswith("@") or not os.path.lexists(path):
         return
@@ -129,12 +137,12 @@ def _bind_error(address: str, error: zmq.ZMQError) -> ConfigError:
     return ConfigError(message, param="link.address")
 
 
-def _new_socket(context: Context, kind: int, config: LinkConfig) -> Socket:
+def _new_socket(context: Context, kind: int, address: str, config: LinkConfig) -> Socket:
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.SNDHWM, config.high_water_mark)
     socket.setsockopt(zmq.RCVHWM, config.high_water_mark)
     socket.setsockopt(zmq.MAXMSGSIZE, config.max_frame_bytes)
     socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
-    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.IPV6, int("[" in address))
     return socket

@@ -1,8 +1,9 @@
-"""Draft: the state of one question from acceptance to its terminal event, and the tasks that work on it.
+"""Draft: the state of one question from acceptance to its terminal event, and the tasks that work
+on it.
 
-Producers (a direct answer, a sketch, the expansions) write to the draft; the one consumer reads `events`. Everything a
-question holds hangs here, so that closing the draft frees it. Text waiting in the outbox is bounded by the
-request's token budget.
+Producers (a direct answer, a sketch, the expansions) write to the draft; the one consumer reads
+`events`. Everything a question holds hangs here, so that closing the draft frees it. Text waiting
+in the outbox is bounded by the request's token budget.
 """
 
 from __future__ import annotations
@@ -137,7 +138,10 @@ class Draft:
     # --- what the consumer does ---
 
     async def events(self) -> AsyncIterator[TextDelta | Progress]:
-        """What there is to tell, until every producer has ended. Raises a producer's error, or DeadlineExceeded."""
+        """What there is to tell, until every producer has ended.
+
+        Raises a producer's error, or DeadlineExceeded.
+        """
         while self._tasks or not self._outbox.empty():
             try:
                 event = await asyncio.wait_for(self._outbox.get(), self.remaining_s)
@@ -191,8 +195,8 @@ class Draft:
     def _fit(self, text: str) -> str:
         """`text` or the head of it that max_tokens leaves room for.
 
-        Pieces encoded one by one give at least as many tokens as the whole, so the exact count is needed only when
-        their sum passes the limit.
+        Pieces encoded one by one give at least as many tokens as the whole, so the exact count is
+        needed only when their sum passes the limit.
         """
         limit = self.request.sampling.max_tokens
         self._num_tokens += len(self._tokenizer.encode(text))

@@ -1,8 +1,9 @@
 """EdgePool: which edges are there, what each holds, and one way to have a job done: `run(job)`.
 
-The pool owns two tables: `_seats`, an entry per registered edge from PeerJoined to PeerLeft, and `_assignments`, an
-entry per segment of a job, added and removed by `run`. Liveness and the wire are the link's business; what to do
-after a loss is the caller's, because only it knows what text has been shown.
+The pool owns two tables: `_seats`, an entry per registered edge from PeerJoined to PeerLeft, and
+`_assignments`, an entry per segment of a job, added and removed by `run`. Liveness and the wire are
+the link's business; what to do after a loss is the caller's, because only it knows what text has
+been shown.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ class Assignment:
         self._inbox.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        """Pieces until every segment has its Expansion. Raises what its edge reported, or EdgeLost."""
+        """Pieces until every segment has its Expansion.
+
+        Raises what its edge reported, or EdgeLost.
+        """
         while self.open:
             item = await self._next()
             if isinstance(item, PicertError):
@@ -88,14 +92,19 @@ class Assignment:
         return item
 
     def _patience_s(self) -> float | None:
-        """None while it is in the queue: the pool ends it when no edge is left, its owner when time is up."""
+        """None while it is in the queue: the pool ends it when no edge is left, its owner when time
+        is up.
+        """
         if self.edge is None:
             return None
         return max(0.0, self._sent_at + self.job.deadline_s - self._clock())
 
 
 class EdgePool:
-    """The edges of one cloud. Everything runs on one event loop; `serve` must be running for anything to happen."""
+    """The edges of one cloud.
+
+    Everything runs on one event loop; `serve` must be running for anything to happen.
+    """
 
     def __init__(self, link: ServerLink, clock: Clock = time.monotonic) -> None:
         self._link = link
@@ -125,9 +134,11 @@ class EdgePool:
 
     @asynccontextmanager
     async def run(self, job: Job, avoid: Iterable[str] = ()) -> AsyncIterator[Assignment]:
-        """Queue `job` for the next free edge, of preference none in `avoid`; leaving the block cancels what is left.
+        """Queue `job` for the next free edge, of preference none in `avoid`; leaving the block
+        cancels what is left.
 
-        Iterating the assignment raises EdgeLost when its edge is gone or late, or when there is no edge at all.
+        Iterating the assignment raises EdgeLost when its edge is gone or late, or when there is no
+        edge at all.
         """
         assignment = Assignment(job, avoid, self._clock)
         keys = assignment.keys()
@@ -199,7 +210,10 @@ class EdgePool:
         return len(self._assignments)
 
     async def _dispatch(self) -> None:
-        """Give waiting jobs to edges while both are there. One that no edge can take any more ends."""
+        """Give waiting jobs to edges while both are there.
+
+        One that no edge can take any more ends.
+        """
         while self._queue:
             views = self.views()
             job = self._queue.next_for(max((view.free_slots for view in views), default=0))
@@ -223,7 +237,9 @@ class EdgePool:
             assignment.deliver(EdgeLost(f"edge {edge} could not be given a job: {error}"))
 
     async def _release(self, assignment: Assignment) -> None:
-        """Take the job out of the queue or off its edge, and tell the edge to stop what is unfinished."""
+        """Take the job out of the queue or off its edge, and tell the edge to stop what is
+        unfinished.
+        """
         job = assignment.job
         if assignment.edge is None:
             self._queue.discard(job)

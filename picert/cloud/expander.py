@@ -1,7 +1,9 @@
-"""Expander: the segments of one sketch, from the moment each line is known to its text in the answer.
+"""Expander: the segments of one sketch, from the moment each line is known to its text in the
+answer.
 
-An edge writes a segment; when the edge is lost another goes on where the shown text ends; when edges fail, or what
-they wrote is not fit to be shown, the cloud writes it. Each segment is one task of the draft.
+An edge writes a segment; when the edge is lost another goes on where the shown text ends; when
+edges fail, or what they wrote is not fit to be shown, the cloud writes it. Each segment is one task
+of the draft.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Expander:
         self._texts: dict[int, str] = {}  # shaped text of each segment so far, shown or not
 
     def add(self, segments: list[Segment]) -> None:
-        """Begin to expand at once (eager dispatch), from when there are enough segments to make an answer of them."""
+        """Begin to expand at once (eager dispatch), from when there are enough segments to make an
+        answer of them.
+        """
         self._segments += segments
         if len(self._segments) < self._means.policy.min_segments:
             return
@@ -66,7 +70,10 @@ class Expander:
                 self._draft.spawn(self._expand(segment))
 
     def close_sketch(self) -> bool:
-        """No more segments come. False if there were too few: then nothing was begun and nothing shown."""
+        """No more segments come.
+
+        False if there were too few: then nothing was begun and nothing shown.
+        """
         if not self._num_begun:
             return False
         self._draft.say(self._merger.close_sketch())
@@ -86,7 +93,10 @@ class Expander:
         await self._by_cloud(segment, attempt + 1)
 
     async def _by_edge(self, segment: Segment, attempt: int, failed_at: list[str]) -> bool:
-        """True if an edge's text now stands in the answer. Raises what made the edge fail, its name in `failed_at`."""
+        """True if an edge's text now stands in the answer.
+
+        Raises what made the edge fail, its name in `failed_at`.
+        """
         job = self._job(segment, attempt)
         async with self._means.edges.run(job, avoid=failed_at) as assignment:
             try:
@@ -108,8 +118,8 @@ class Expander:
     async def _relay(self, assignment: Assignment, job: ExpandJob, segment: Segment) -> Expansion:
         """Show an edge's text as it arrives, shaped; returns its Expansion.
 
-        A text that the shaper ends (it goes round in circles) is stopped. Its edge then reports no cost, so the
-        Expansion is made up from the pieces that came.
+        A text that the shaper ends (it goes round in circles) is stopped. Its edge then reports no
+        cost, so the Expansion is made up from the pieces that came.
         """
         shaper = ExpansionShaper(segment.text, job.written)
         num_pieces = 0
@@ -188,7 +198,7 @@ class Expander:
         self._merger.discard(segment.index)
         self._texts[segment.index] = self._merger.written(segment.index)
 
-    def _finish(self, segment: Segment, edge: str, model: str, tokens: int, attempts: int) -> None:
+    def _finish(self, segment: Segment, edge: str, model: str, tokens: int, tries: int) -> None:
         text = self._texts.get(segment.index, "")
         self._draft.reports[segment.index] = SegmentReport(
             text=segment.text,
@@ -196,7 +206,7 @@ class Expander:
             edge=edge,
             model=model,
             tokens=tokens,
-            attempts=attempts,
+            attempts=tries,
         )
         self._draft.say(self._merger.finish(segment.index), segment.index)
         done, total = len(self._draft.reports), len(self._segments)

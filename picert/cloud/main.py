@@ -1,19 +1,21 @@
 """`picert-cloud`: load the model, bind the link and the HTTP port, answer until told to stop.
 
-The one place that builds a cloud's parts, and the one that ends them in order: no new requests, those in flight
-finish or time out, the edges are told, the engine stops.
+The one place that builds a cloud's parts, and the one that ends them in order: no new requests,
+those in flight finish or time out, the edges are told, the engine stops.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Callable
 
 from picert import hub
 from picert.cloud.edges import EdgePool
-from picert.cloud.http import Health, HttpLimits, ServedModel, create_app, serve
+from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
+from picert.cloud.server import bind, serve
 from picert.cloud.service import CloudService
 from picert.config import CloudConfig
 from picert.engine.engine import load_engine
@@ -28,40 +30,47 @@ OnReady = Callable[[str, str], None]  # HTTP URL, address for edges
 
 
 def run_cloud(config: CloudConfig, on_ready: OnReady) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises PicertError for what stops it from starting."""
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises PicertError for what stops it from starting. The port is bound before the model is
+    loaded, so that a port in use is known at once.
+    """
     configure("cloud", config.log_level, config.log_format)
     path = hub.find(config.engine.model)
-    loop = EngineLoop(load_engine(config.engine.model_copy(update={"model": str(path)})))
-    loop.start()
+    listener = bind(config.host, config.port)
     try:
-        return asyncio.run(_serve(config, loop, on_ready))
+        loop = EngineLoop(load_engine(config.engine.model_copy(update={"model": str(path)})))
+        loop.start()
+        try:
+            return asyncio.run(_serve(config, loop, listener, on_ready))
+        finally:
+            loop.stop(config.shutdown_timeout_s)
     finally:
-        loop.stop(config.shutdown_timeout_s)
+        listener.close()
 
 
-async def _serve(config: CloudConfig, loop: EngineLoop, on_ready: OnReady) -> int:
-    """Everything that lives on the event loop, from bind to the last answer."""
+async def _serve(
+    config: CloudConfig, loop: EngineLoop, listener: socket.socket, on_ready: OnReady
+) -> int:
+    """Everything that lives on the event loop, from the link to the last answer."""
     stop = _stop_on_signal()
     link = ServerLink(config.link)
     await link.start()
     pool = EdgePool(link)
     service = CloudService(loop, pool, load_prompts(), config)
-    name = config.served_model_name or config.engine.model
     app = create_app(
         service,
         lambda: _health(loop, pool),
-        [ServedModel(name, int(time.time()))],
+        [ServedModel(config.served_model_name or config.engine.model, int(time.time()))],
         HttpLimits(deadline_s=config.deadline_s),
     )
     following = asyncio.create_task(pool.serve())
     try:
         await serve(
-            app,
-            config.host,
-            config.port,
+            *(app, listener),
             ready=lambda port: on_ready(f"http://{config.host}:{port}", link.address),
             stop=stop,
-            drain=lambda: service.drain(config.shutdown_timeout_s),
+            shutdown_timeout_s=config.shutdown_timeout_s,
         )
         return 0
     finally:

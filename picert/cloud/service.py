@@ -1,12 +1,13 @@
-"""CloudService: one question in, one streamed answer out. `answer` is the paper's idea, top to bottom.
+"""CloudService: one question in, one streamed answer out. `answer` is the paper's idea, top to
+bottom.
 
-The service composes: the cloud's engine writes, `picert.pice` decides, the pool reaches the edges, a `Draft` holds
-what belongs to one question. The only table here is the set of drafts in flight, kept by `_admit`.
+The service composes: the cloud's engine writes, `picert.pice` decides, the pool reaches the edges,
+a `Draft` holds what belongs to one question. The only table here is the set of drafts in flight,
+kept by `_admit`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -17,7 +18,7 @@ from picert.cloud.expander import Expander, Means
 from picert.cloud.writer import CloudWriter
 from picert.config import CloudConfig
 from picert.engine.loop import EngineLoop
-from picert.errors import Draining, InvalidRequest, PicertError, QueueFull
+from picert.errors import InvalidRequest, PicertError, QueueFull
 from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
 from picert.pice.length import LengthPredictor
@@ -29,7 +30,10 @@ logger = get_logger(__name__)
 
 
 class CloudService:
-    """Answers requests with one cloud engine and a pool of edges. Everything runs on one event loop."""
+    """Answers requests with one cloud engine and a pool of edges.
+
+    Everything runs on one event loop.
+    """
 
     def __init__(
         self,
@@ -47,13 +51,13 @@ class CloudService:
         self._means = Means(edges, self._writer, prompts, config.policy)
         self._lengths = LengthPredictor()
         self._drafts: dict[str, Draft] = {}
-        self._is_draining = False
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
-        """The path of a request: text in order, then one Done; or a PicertError. Closing the iterator cancels it all.
+        """The path of a request: text in order, then one Done; or a PicertError. Closing the
+        iterator cancels it all.
 
-        Raises QueueFull or Draining before anything was begun, InvalidRequest for one that cannot be served,
-        DeadlineExceeded when its time is over.
+        Raises QueueFull before anything was begun, InvalidRequest for one that cannot
+        be served, DeadlineExceeded when its time is over.
         """
         async with self._admit(request) as draft:  # 1 arrives
             chosen = self._plan(draft)  # 2 plan
@@ -153,8 +157,6 @@ class CloudService:
     @asynccontextmanager
     async def _admit(self, request: Request) -> AsyncIterator[Draft]:
         """The draft of an accepted request; leaving the block ends its tasks and forgets it."""
-        if self._is_draining:
-            raise Draining("this cloud is about to stop and takes no new requests: ask another")
         if len(self._drafts) >= self._config.max_num_requests:
             raise QueueFull(
                 f"{len(self._drafts)} requests are in flight, the limit is "
@@ -178,10 +180,3 @@ class CloudService:
     def num_in_flight(self) -> int:
         """Accepted requests without a terminal event so far."""
         return len(self._drafts)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Accept nothing more and wait until every request has ended, at most `timeout_s`."""
-        self._is_draining = True
-        deadline = self._clock() + timeout_s
-        while self._drafts and self._clock() < deadline:
-            await asyncio.sleep(0.02)

@@ -15,7 +15,9 @@ from picert.pice.prompts import Prompt
 
 
 class CloudWriter:
-    """Streams of the cloud's engine, with the draft's deadline; what they cost goes to the draft and the profile."""
+    """Streams of the cloud's engine, with the draft's deadline; what they cost goes to the draft
+    and the profile.
+    """
 
     def __init__(self, loop: EngineLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self.model = loop.engine.identity.name
@@ -26,11 +28,17 @@ class CloudWriter:
         self._clock = clock
 
     def count_prompt(self, messages: Sequence[ChatMessage]) -> int:
-        """Tokens of a conversation as this model reads it. Raises InvalidRequest where its template refuses it."""
+        """Tokens of a conversation as this model reads it.
+
+        Raises InvalidRequest where its template refuses it.
+        """
         return len(self.tokenizer.encode_chat(messages))
 
     async def write(self, draft: Draft, part: str, prompt: Prompt) -> AsyncGenerator[Output, None]:
-        """Outputs of one text; `part` names it within its request. Closing the iterator aborts the sequence."""
+        """Outputs of one text; `part` names it within its request.
+
+        Closing the iterator aborts the sequence.
+        """
         ids = self.tokenizer.encode_chat(prompt.messages, prefill=prompt.prefill)
         stream = self._loop.stream(
             f"{draft.request.request_id}/{part}",

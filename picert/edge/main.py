@@ -1,7 +1,7 @@
 """`picert-edge`: load the models, register with the cloud, work until told to stop.
 
-The one place that builds an edge's parts, and the one that ends them in order: no new jobs, running texts finish,
-the link closes, the engines stop.
+The one place that builds an edge's parts, and the one that ends them in order: no new jobs, running
+texts finish, the link closes, the engines stop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ logger = get_logger(__name__)
 
 
 def run_edge(config: EdgeConfig, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code. Raises PicertError for what stops it from starting."""
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Raises PicertError for what stops it from starting.
+    """
     configure(f"edge {config.name}", config.log_level, config.log_format)
     loops = {engine.model: _load(engine) for engine in config.engines}
     try:

@@ -1,7 +1,7 @@
 """EdgeWorker: jobs in, expansions out. One task per segment; all of them share one engine's batch.
 
-The worker owns the table of running tasks and nothing else: sequences and KV blocks belong to the engine loop, which
-frees them when a task's stream is closed.
+The worker owns the table of running tasks and nothing else: sequences and KV blocks belong to the
+engine loop, which frees them when a task's stream is closed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Work:
 
 
 class EdgeWorker:
-    """Runs the jobs of one edge over its models; `loops` maps a model's name to its engine, the default first."""
+    """Runs the jobs of one edge over its models; `loops` maps a model's name to its engine, the
+    default first.
+    """
 
     def __init__(
         self,
@@ -124,7 +126,9 @@ class EdgeWorker:
         )
 
     async def _write(self, work: Work) -> None:
-        """Stream one text to the cloud; ends in exactly one Expansion or Failure unless it is cancelled."""
+        """Stream one text to the cloud; ends in exactly one Expansion or Failure unless it is
+        cancelled.
+        """
         began = self._clock()
         text: list[str] = []
         engine_id = f"{work.request_id}/{work.index}/{work.attempt}"

@@ -1,4 +1,6 @@
-"""EdgePool over a scripted link: who gets a job, what a loss does, and that no table keeps an entry."""
+"""EdgePool over a scripted link: who gets a job, what a loss does, and that no table keeps an
+entry.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -167,12 +169,13 @@ async def test_failure_of_the_edge_becomes_its_error() -> None:
 
 
 async def test_second_try_prefers_another_edge_but_takes_the_only_one() -> None:
-    async with pool_with("e1", "e2") as (pool, _):
-        async with pool.run(job(attempt=1), avoid=["e1"]) as elsewhere:
-            assert elsewhere.edge == "e2"
-    async with pool_with("e1") as (pool, _):
-        async with pool.run(job(attempt=1), avoid=["e1"]) as again:
-            assert again.edge == "e1"
+    async with (
+        pool_with("e1", "e2") as (pool, _),
+        pool.run(job(attempt=1), avoid=["e1"]) as elsewhere,
+    ):
+        assert elsewhere.edge == "e2"
+    async with pool_with("e1") as (pool, _), pool.run(job(attempt=1), avoid=["e1"]) as again:
+        assert again.edge == "e1"
 
 
 async def test_draining_and_silent_edges_get_no_jobs() -> None:

@@ -1,0 +1,316 @@
+"""Engine: requests in, tokens out, one step at a time: schedule, run, postprocess.
+
+It owns the scheduler, the runner and all sequences, and belongs to one thread (`EngineLoop` gives
+it its own). It knows no chat, no sketch and no socket.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from pathlib import Path
+
+import numpy as np
+
+from picert.config import EngineConfig
+from picert.engine.batch import StepBatch
+from picert.engine.kv_cache import plan_kv
+from picert.engine.machine import available_memory
+from picert.engine.runner import Runner, load_runner
+from picert.engine.sampler import FloatArray, Sampler, SamplingState, TokenMask
+from picert.engine.scheduler import Scheduler, SchedulerLimits
+from picert.engine.sequence import Output, Sequence, Times, TokenLogprob
+from picert.engine.stats import EngineStats
+from picert.errors import ContextLengthExceeded, InvalidRequest, QueueFull, Unavailable
+from picert.log import get_logger
+from picert.messages import SamplingParams
+from picert.models.tokenizer import Tokenizer, load_tokenizer
+from picert.models.weights import load_checkpoint
+
+logger = get_logger(__name__)
+
+
+class Engine:
+    """One model, its K/V cache and the requests that share them."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take over `runner` and allocate its K/V cache. Raises ConfigError if it does not fit."""
+        self.config = config
+        self.identity = runner.identity
+        self.tokenizer = tokenizer
+        self.stats = EngineStats()
+        self.kv_plan = plan_kv(
+            config,
+            max_position=runner.config.max_position,
+            bytes_per_token=runner.kv_bytes_per_token,
+            available_bytes=available_memory(),
+        )
+        runner.allocate_kv(self.kv_plan.num_blocks, self.kv_plan.block_size)
+        self._runner = runner
+        self._vocab_size = runner.config.vocab_size
+        self._clock = clock
+        self._scheduler = Scheduler(self._limits())
+        self._sampler = Sampler(self._vocab_size)
+        self._seeds = np.random.default_rng(config.seed)
+        self._sequences: dict[str, Sequence] = {}  # live, by request id
+        self._by_seq_id: dict[int, Sequence] = {}
+        self._sampling: dict[int, SamplingState] = {}
+        self._next_seq_id = 0
+        self._is_sound = True  # False within a step, so for good once one has raised
+
+    def _limits(self) -> SchedulerLimits:
+        """The step's budget is raised where it could not hold all decodes, or a whole prompt."""
+        config = self.config
+        whole_prompt = 0 if config.enable_chunked_prefill else self.kv_plan.max_model_len
+        return SchedulerLimits(
+            num_blocks=self.kv_plan.num_blocks,
+            block_size=self.kv_plan.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=max(
+                config.max_num_batched_tokens, config.max_num_seqs, whole_prompt
+            ),
+            max_model_len=self.kv_plan.max_model_len,
+            prefix_caching=config.enable_prefix_caching,
+            chunked_prefill=config.enable_chunked_prefill,
+        )
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def add(
+        self,
+        request_id: str,
+        prompt: str | SequenceOf[int],
+        params: SamplingParams,
+        mask: TokenMask | None = None,
+    ) -> None:
+        """Queue a request; text is encoded as a raw completion prompt, ids are taken as given.
+
+        Generation ends at the context's length even if `max_tokens` is more. Raises InvalidRequest
+        (empty prompt, unknown token, id in use), ContextLengthExceeded, QueueFull, or Unavailable
+        after a failed step.
+        """
+        self._check_sound()
+        if request_id in self._sequences:
+            raise InvalidRequest(f"request id {request_id!r} is in use: choose another")
+        self._check_queue()
+        prompt_ids = self.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else [*prompt]
+        self._check_prompt(prompt_ids)
+        self._check_token_ids("logit_bias", params.logit_bias)
+        self._check_token_ids("stop_token_ids", params.stop_token_ids)
+        seq = self._new_sequence(request_id, prompt_ids, params)
+        seed = int(self._seeds.integers(2**63)) if params.seed is None else params.seed
+        # The last token is sampled but never computed, so it takes no place in the cache.
+        self._scheduler.add(seq.seq_id, prompt_ids, len(prompt_ids) + seq.max_new_tokens - 1)
+        self._sequences[request_id] = self._by_seq_id[seq.seq_id] = seq
+        self._sampling[seq.seq_id] = SamplingState(params, prompt_ids, seq.end_ids, seed, mask)
+        self._refresh_gauges()
+
+    def abort(self, request_id: str) -> bool:
+        """Forget a request and free its blocks; nothing more comes for it. False if unknown."""
+        seq = self._sequences.get(request_id)
+        if seq is None:
+            return False
+        seq.finish_reason = "cancelled"
+        self._forget(seq)
+        self._refresh_gauges()
+        return True
+
+    @property
+    def has_work(self) -> bool:
+        """Some request is waiting or running."""
+        return bool(self._sequences)
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion together that one request may have."""
+        return self.kv_plan.max_model_len
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the K/V cache holds."""
+        return self.kv_plan.num_tokens
+
+    @property
+    def num_requests(self) -> int:
+        """Requests waiting or running."""
+        return len(self._sequences)
+
+    @property
+    def max_num_requests(self) -> int:
+        """More than these at once are refused with QueueFull."""
+        return self.config.max_num_seqs + self.config.max_num_queued_reqs
+
+    # --- the step ---------------------------------------------------------------------------------
+
+    def step(self) -> list[Output]:
+        """Advance all requests that fit; one Output for each that got a token or ended.
+
+        Raises Unavailable for good after a step that raised: half of its K/V may be missing.
+        """
+        self._check_sound()
+        self._is_sound = False
+        started_at = self._clock()
+        batch = self._scheduler.schedule()
+        outputs = [] if batch is None else self._postprocess(batch, self._runner.run(batch))
+        self.stats.record_step(self._clock() - started_at)
+        self._refresh_gauges()
+        self._is_sound = True
+        return outputs
+
+    def _postprocess(self, batch: StepBatch, logits: FloatArray) -> list[Output]:
+        """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
+        outputs: list[Output] = []
+        seq_ids: list[int] = []
+        token_ids: list[int] = []
+        now = self._clock()
+        for row, seq_row in enumerate(batch.sample_rows.tolist()):
+            seq = self._by_seq_id[batch.seq_ids[seq_row]]
+            sampled = self._sampler.sample(logits[row], self._sampling[seq.seq_id])
+            outputs.append(self._advance(seq, sampled, now))
+            if seq.finish_reason is None:
+                seq_ids.append(seq.seq_id)
+                token_ids.append(seq.output_ids[-1])
+            else:
+                self._forget(seq)
+        if seq_ids:
+            self._scheduler.append(seq_ids, token_ids)
+        return outputs
+
+    def _advance(self, seq: Sequence, sampled: TokenLogprob | None, now: float) -> Output:
+        """Give a sequence its token, or end it where none could be drawn."""
+        if not seq.output_ids:
+            seq.num_cached_tokens = self._scheduler.num_cached_tokens(seq.seq_id)
+            self.stats.prompt_tokens += len(seq.prompt_ids)
+            self.stats.cached_tokens += seq.num_cached_tokens
+        if sampled is None:
+            text, new = seq.fail(), ()
+            logger.warning("no token could be drawn", extra={"request_id": seq.request_id})
+        else:
+            text, new = seq.append(sampled.token_id, sampled.logprob), (sampled,)
+            self._record_token(seq, now)
+        return Output(
+            request_id=seq.request_id,
+            text=text,
+            token_ids=tuple(token.token_id for token in new),
+            logprobs=new if seq.params.logprobs is not None else None,
+            finish_reason=seq.finish_reason,
+            num_prompt_tokens=len(seq.prompt_ids),
+            num_cached_tokens=seq.num_cached_tokens,
+            num_completion_tokens=len(seq.output_ids),
+            sum_logprob=seq.sum_logprob,
+        )
+
+    # --- bookkeeping ------------------------------------------------------------------------------
+
+    def self_check(self) -> None:
+        """Recompute every table. Raises RuntimeError where one differs from what is kept."""
+        self._scheduler.self_check()
+        ids = {seq.seq_id for seq in self._sequences.values()}
+        if not ids == self._by_seq_id.keys() == self._sampling.keys():
+            raise RuntimeError("engine: its tables hold different sequences")
+        if len(ids) != self._scheduler.num_running + self._scheduler.num_waiting:
+            raise RuntimeError("engine: the scheduler holds other sequences")
+        if not ids and self._scheduler.num_free_blocks != self.kv_plan.num_blocks:
+            raise RuntimeError("engine: blocks are held and nobody runs")
+
+    def close(self) -> None:
+        """Drop all requests and the runner's memory."""
+        for request_id in [*self._sequences]:
+            self.abort(request_id)
+        self._is_sound = False
+        self._runner.close()
+
+    def _new_sequence(
+        self, request_id: str, prompt_ids: list[int], params: SamplingParams
+    ) -> Sequence:
+        own = () if params.ignore_eos else self.tokenizer.eos_token_ids
+        room = self.kv_plan.max_model_len - len(prompt_ids)
+        seq_id, self._next_seq_id = self._next_seq_id, self._next_seq_id + 1
+        return Sequence(
+            request_id=request_id,
+            seq_id=seq_id,
+            prompt_ids=prompt_ids,
+            params=params,
+            end_ids=frozenset((*own, *params.stop_token_ids)),
+            max_new_tokens=min(params.max_tokens, room),
+            decoder=self.tokenizer.decoder(params.skip_special_tokens),
+            times=Times(self._clock()),
+        )
+
+    def _forget(self, seq: Sequence) -> None:
+        self._scheduler.remove(seq.seq_id)
+        del self._sequences[seq.request_id]
+        del self._by_seq_id[seq.seq_id]
+        del self._sampling[seq.seq_id]
+        total_s = self._clock() - seq.times.arrived_at
+        self.stats.record_end(seq.finish_reason or "cancelled", total_s)
+        first_s = (seq.times.first_token_at or self._clock()) - seq.times.arrived_at
+        logger.info(
+            "%s: %d prompt tokens (%d cached), %d new, first after %.3f s, all after %.3f s",
+            *(seq.finish_reason, len(seq.prompt_ids), seq.num_cached_tokens),
+            *(len(seq.output_ids), first_s, total_s),
+            extra={"request_id": seq.request_id},
+        )
+
+    def _record_token(self, seq: Sequence, now: float) -> None:
+        times, stats = seq.times, self.stats
+        if times.last_token_at is None:
+            times.first_token_at = now
+            stats.first_token.add(now - times.arrived_at)
+        else:
+            stats.inter_token.add(now - times.last_token_at)
+        times.last_token_at = now
+        stats.completion_tokens += 1
+
+    def _refresh_gauges(self) -> None:
+        stats, scheduler = self.stats, self._scheduler
+        stats.preemptions = scheduler.preemptions
+        stats.num_running, stats.num_waiting = scheduler.num_running, scheduler.num_waiting
+        stats.kv_usage = scheduler.kv_usage
+
+    # --- checks -----------------------------------------------------------------------------------
+
+    def _check_sound(self) -> None:
+        if not self._is_sound:
+            raise Unavailable("the engine is closed or a step of it failed: load it again")
+
+    def _check_queue(self) -> None:
+        if self.num_requests >= self.max_num_requests:
+            raise QueueFull(
+                f"{self.num_requests} requests are running or queued, the limit is "
+                f"{self.max_num_requests}: try again later"
+            )
+
+    def _check_prompt(self, prompt_ids: list[int]) -> None:
+        if not prompt_ids:
+            raise InvalidRequest("the prompt has no tokens, at least 1 is needed", param="prompt")
+        self._check_token_ids("prompt", prompt_ids)
+        limit = self.kv_plan.max_model_len
+        if len(prompt_ids) >= limit:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(prompt_ids):,} tokens, the context holds {limit:,} with the "
+                "answer: shorten the prompt or raise max_model_len",
+                param="prompt",
+            )
+
+    def _check_token_ids(self, name: str, ids: SequenceOf[int] | dict[int, float]) -> None:
+        for token_id in (min(ids), max(ids)) if ids else ():
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidRequest(
+                    f"{name} holds token {token_id}, the model knows 0 to {self._vocab_size - 1}",
+                    param=name,
+                )
+
+
+def load_engine(config: EngineConfig) -> Engine:
+    """The engine of the checkpoint at the path `config.model`. Raises ModelError, ConfigError."""
+    checkpoint = load_checkpoint(Path(config.model))
+    tokenizer = load_tokenizer(checkpoint.tokenizer_source)
+    return Engine(config, load_runner(config, checkpoint), tokenizer)

@@ -1,0 +1,248 @@
+"""EngineLoop: the one thread that owns an Engine, and the asyncio streams that it feeds.
+
+Commands go in through a list under a lock, outputs come out through `call_soon_threadsafe`. Every
+stream ends exactly once: with a last Output, or with a PicertError. Nothing polls: an idle loop
+sleeps on a condition, a consumer on its queue, a deadline is a timer of the consumer's event loop
+and so holds even while a step hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+
+from picert.engine.engine import Engine
+from picert.engine.sampler import TokenMask
+from picert.engine.sequence import Output
+from picert.engine.stats import EngineStats
+from picert.errors import DeadlineExceeded, PicertError, QueueFull, Unavailable
+from picert.log import get_logger
+from picert.messages import SamplingParams
+
+logger = get_logger(__name__)
+
+
+@dataclass(eq=False)
+class _Stream:
+    """One request on its way to its consumer. What is queued is bounded by its max_tokens."""
+
+    request_id: str
+    prompt_ids: SequenceOf[int]
+    params: SamplingParams
+    mask: TokenMask | None
+    loop: asyncio.AbstractEventLoop
+    items: asyncio.Queue[Output | PicertError] = field(default_factory=asyncio.Queue)
+    has_ended: bool = False  # of the event loop's thread, as is `put`
+
+    def put(self, item: Output | PicertError) -> None:
+        """Queue an item; what comes after the end is dropped."""
+        if self.has_ended:
+            return
+        self.has_ended = isinstance(item, PicertError) or item.finish_reason is not None
+        self.items.put_nowait(item)
+
+
+def _put_all(items: list[tuple[_Stream, Output | PicertError]]) -> None:
+    for stream, item in items:
+        stream.put(item)
+
+
+class EngineLoop:
+    """Runs an Engine in a thread of its own. Its methods may be called from any thread."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine = engine  # for others: its tokenizer, config and stats only
+        self.last_step_at = clock()  # when a step last ended, or an idle loop got work
+        self._clock = clock
+        self._wake = threading.Condition()
+        # Under _wake's lock:
+        self._added: list[_Stream] = []
+        self._aborted: list[_Stream] = []
+        self._streams: set[_Stream] = set()  # accepted and not ended
+        self._is_stopping = False
+        self._failure: str | None = "the engine has not started"
+        self._thread = threading.Thread(target=self._run, name="picert-engine", daemon=True)
+        # Of the engine's thread:
+        self._by_request: dict[str, _Stream] = {}
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        with self._wake:
+            self._failure = None
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End every stream with Unavailable and the thread after its current step.
+
+        Blocks for at most `timeout_s`; a step that hangs longer is left to itself.
+        """
+        with self._wake:
+            self._is_stopping = True
+            self._failure = self._failure or "the engine is stopping"
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        self._end_all(Unavailable("the engine has stopped"))
+
+    @property
+    def is_alive(self) -> bool:
+        """Requests are taken: the thread runs, has not failed and is not stopping."""
+        return self._failure is None and self._thread.is_alive()
+
+    @property
+    def num_requests(self) -> int:
+        """Streams that have not ended."""
+        return len(self._streams)
+
+    def stats(self) -> EngineStats:
+        """The engine's counters and gauges, live: read, do not write."""
+        return self.engine.stats
+
+    def seconds_stalled(self) -> float:
+        """Time since the last sign of progress while there is work; 0 when idle. For health."""
+        return self._clock() - self.last_step_at if self._streams else 0.0
+
+    async def stream(
+        self,
+        request_id: str,
+        prompt_ids: SequenceOf[int],
+        params: SamplingParams,
+        *,
+        deadline_s: float | None = None,
+        mask: TokenMask | None = None,
+    ) -> AsyncGenerator[Output, None]:
+        """Outputs of one request, up to the one with a `finish_reason`; closing aborts it.
+
+        Raises what Engine.add raises, DeadlineExceeded `deadline_s` after the first item is asked
+        for, and Unavailable when the engine is not running, fails or stops.
+        """
+        loop = asyncio.get_running_loop()
+        stream = _Stream(request_id, prompt_ids, params, mask, loop)
+        self._submit(stream)
+        timer = None
+        if deadline_s is not None:
+            timer = loop.call_later(max(0.0, deadline_s), self._expire, stream, deadline_s)
+        try:
+            while True:
+                item = await stream.items.get()
+                if isinstance(item, PicertError):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            if timer is not None:
+                timer.cancel()
+            stream.has_ended = True
+            self._release(stream)
+
+    # --- any thread -------------------------------------------------------------------------------
+
+    def _submit(self, stream: _Stream) -> None:
+        with self._wake:
+            if self._failure is not None or not self._thread.is_alive():
+                raise Unavailable(self._failure or "the engine's thread has ended")
+            if len(self._streams) >= self.engine.max_num_requests:
+                raise QueueFull(
+                    f"{len(self._streams)} requests are running or queued, the limit is "
+                    f"{self.engine.max_num_requests}: try again later"
+                )
+            if not self._streams:
+                self.last_step_at = self._clock()
+            self._streams.add(stream)
+            self._added.append(stream)
+            self._wake.notify()
+
+    def _release(self, stream: _Stream) -> None:
+        """The consumer is gone, after the end or before it."""
+        with self._wake:
+            if stream in self._streams:
+                self._streams.remove(stream)
+                self._aborted.append(stream)
+                self._wake.notify()
+
+    def _expire(self, stream: _Stream, deadline_s: float) -> None:
+        text = f"no complete answer within {deadline_s:.3g} s: allow more time"
+        stream.put(DeadlineExceeded(text))
+        self._release(stream)
+
+    def _end_all(self, error: PicertError) -> None:
+        with self._wake:
+            streams, self._streams = self._streams, set()
+            self._added, self._aborted = [], []
+        self._post([(stream, error) for stream in streams])
+
+    def _post(self, items: list[tuple[_Stream, Output | PicertError]]) -> None:
+        """Hand items to their consumers: one wake-up for each event loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Output | PicertError]]] = {}
+        for stream, item in items:
+            by_loop.setdefault(stream.loop, []).append((stream, item))
+        for loop, of_loop in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_put_all, of_loop)
+            except RuntimeError:  # the event loop is closed, its consumers are gone
+                for stream, _ in of_loop:
+                    self._release(stream)
+
+    # --- the engine's thread ----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """The thread's top: the one place where any exception is caught."""
+        try:
+            while self._take_commands():
+                if self.engine.has_work:
+                    self._deliver(self.engine.step())
+                self.last_step_at = self._clock()
+        except Exception as error:
+            logger.exception("the engine failed")
+            reason = f"the engine failed: {type(error).__name__}: {error}"
+        else:
+            reason = "the engine has stopped"
+            for request_id in self._by_request:
+                self.engine.abort(request_id)
+        with self._wake:
+            self._failure = reason
+        self._end_all(Unavailable(reason))
+
+    def _take_commands(self) -> bool:
+        """Carry out what was asked meanwhile, sleeping while there is nothing; False at the end."""
+        with self._wake:
+            while not (self._added or self._aborted or self._is_stopping or self.engine.has_work):
+                self._wake.wait()
+            if self._is_stopping:
+                return False
+            added, self._added = self._added, []
+            aborted, self._aborted = self._aborted, []
+        for stream in added:
+            self._add(stream)
+        for stream in aborted:
+            if self._by_request.get(stream.request_id) is stream:
+                del self._by_request[stream.request_id]
+                self.engine.abort(stream.request_id)
+        return True
+
+    def _add(self, stream: _Stream) -> None:
+        try:
+            self.engine.add(stream.request_id, stream.prompt_ids, stream.params, stream.mask)
+        except PicertError as error:
+            self._retire(stream)
+            self._post([(stream, error)])
+        else:
+            self._by_request[stream.request_id] = stream
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        items = [(self._by_request[output.request_id], output) for output in outputs]
+        for stream, output in items:
+            if output.finish_reason is not None:
+                del self._by_request[output.request_id]
+                self._retire(stream)
+        self._post([*items])
+
+    def _retire(self, stream: _Stream) -> None:
+        """The engine is done with it; its last item is on its way."""
+        with self._wake:
+            self._streams.discard(stream)

@@ -28,8 +28,8 @@ def available_memory(
     """Bytes that this process could still take: what is free, or what its memory limit leaves."""
     free = [_free_bytes(meminfo)]
     for folder in _group_folders("memory", root, groups):
-        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+        limit = _number(folder, "memory.max", "memory.limit_in_bytes")
+        used = _number(folder, "memory.current", "memory.usage_in_bytes")
         if limit is not None and used is not None:
             free.append(max(0, limit - used + _reclaimable(folder)))
     return min(free)
@@ -78,9 +78,10 @@ def _free_bytes(meminfo: Path) -> int:
     return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE")) // 2
 
 
-def _number(path: Path) -> int | None:
-    lines = _lines(path)
-    return int(lines[0]) if lines and lines[0].isdigit() else None
+def _number(folder: Path, *names: str) -> int | None:
+    """The first of these files that holds a number ("max" is none)."""
+    lines = [line for name in names for line in _lines(folder / name) if line.isdigit()]
+    return int(lines[0]) if lines else None
 
 
 def _lines(path: Path) -> list[str]:

@@ -31,7 +31,11 @@ _EXPANSION_ROOM = 1.6  # budget over expected length, so that most expansions en
 _PROMPT_OVERHEAD = 400  # tokens of rules and examples around the question at an edge
 _MAX_JOBS_PER_SLOT = 4  # edges with more work than this waiting are overrun
 _DEADLINE_FACTOR = 4.0  # over the predicted time
-_NEUTRAL_SYSTEM = re.compile(r"you are (?:a|an|the) (?:[\w,]+ ){0,6}assistant\b.{0,40}", re.DOTALL)
+_NEUTRAL_SYSTEM = re.compile(
+    r"(?:you are [\w ,]{1,40}, (?:created|made|trained|built) by [\w ]{1,40}\. )?"
+    r"you are (?:an? )?(?:(?:very|helpful|friendly|honest|harmless|useful|polite|ai|and),? )*"
+    r"assistant[.!]?"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ _SAME_SENTENCE = 0.8  # similarity from which two sentences say the same
 _MIN_CLAUSE_WORDS = 4
 
 # A sentence ends at a full stop before white space, at one of the scripts that put no space after
-# it, or at a line end. One character of look-ahead makes the cut independent of the pieces.
+# it, or at a blank line. One character of look-ahead makes the cut independent of the pieces.
 _END = re.compile(
-    r"[.!?…]+[\"'”’)\]*_]*(?=\s)|[。！？｡]+[」』”’）]*(?=[^。！？｡」』”’）])|\n+(?=[^\n])"
+    r"[.!?…]+[\"'”’)\]*_]*(?=\s)|[。！？｡]+[」』”’）]*(?=[^。！？｡」』”’）])|\n[ \t]*\n+(?=[^\n])"
 )
 _NO_END = re.compile(
     r"(?:^|\s)\(?(?:\d{1,3}|[A-Za-z]|e\.g|i\.e|etc|vs|cf|approx|Dr|Mr|Mrs|Ms|Prof|St|No|Fig|U\.S)\.$"
@@ -112,7 +112,7 @@ class ExpansionShaper:
         """The first sentence without list marks and without the heading it may begin with."""
         sentence = _LIST_MARK.sub("", sentence)
         for title in self._titles:
-            rest = sentence[len(title) :]
+            rest = sentence[len(title) :].lstrip()
             if sentence.casefold().startswith(title.casefold()) and rest[:1] in ":：.–—-":
                 sentence = rest.lstrip(" :：.–—-")
         return sentence[:1].upper() + sentence[1:]

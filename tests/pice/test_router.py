@@ -1,4 +1,4 @@
-"""The table is the project's own: seven questions of each class. The weights were not fitted to it."""
+"""The table is the project's own: seven questions a class. The weights were not fitted to it."""
 
 from itertools import product
 

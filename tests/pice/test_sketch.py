@@ -1,5 +1,7 @@
 """The sketch parser, over what models really write and over anything else."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,9 +115,26 @@ def test_no_room_for_segments_is_complete_at_once(max_segments: int) -> None:
 
 
 _PIECES = st.sampled_from(
-    ["1.", "2)", "- ", " ", "\n", "\r\n", "\t", "**", "Sleep", "eat well", ":", "<|im_end|>", "```"]
-    + ["睡眠", "word " * 60, "3.", "Sure, here:", "\u2028", "\x00", "é", "#", "("]
-)  # fmt: skip
+    [
+        *(
+            "1.",
+            "2)",
+            "3.",
+            "- ",
+            " ",
+            "\n",
+            "\r\n",
+            "\t",
+            "**",
+            ":",
+            "<|im_end|>",
+            "```",
+            "#",
+            "(",
+        ),
+        *("Sleep", "eat well", "睡眠", "word " * 60, "Sure, here:", "\u2028", "\x00", "é"),
+    ]
+)
 _TEXTS = st.one_of(st.text(max_size=400), st.lists(_PIECES, max_size=60).map("".join))
 
 
@@ -127,7 +146,7 @@ def test_result_does_not_depend_on_how_the_text_is_cut(
     expected = whole.push(text) + whole.finish()
     parser = SketchParser(max_segments)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    found = [s for a, b in zip(edges, edges[1:], strict=False) for s in parser.push(text[a:b])]
+    found = [s for a, b in pairwise(edges) for s in parser.push(text[a:b])]
     assert found + parser.finish() == expected
 
 

@@ -177,6 +177,8 @@ class PeerLink:
 
     async def _talk(self, socket: sockets.Socket) -> str:
         while not self._linked.is_set():
+            if self._is_draining:
+                return "this edge drains"
             await self._knock(socket, self._backoff.next_s())
         logger.info("linked to %s as %s", self._config.address, self._hello.name)
         while self._liveness.state(_CLOUD) == "alive":
@@ -225,7 +227,7 @@ class PeerLink:
     async def _from_cloud(self, message: LinkMessage) -> str | None:
         """Take one message; returns why the registration is lost, if it says so."""
         if isinstance(message, Failure | Drain):
-            return self._on_end(message)
+            return await self._on_end(message)
         if isinstance(message, Welcome):
             self._on_welcome(message)
         elif not self._linked.is_set():
@@ -240,7 +242,8 @@ class PeerLink:
         return None
 
     def _on_welcome(self, message: Welcome) -> None:
-        """The first of a session makes the link; a repeated one is the cloud's probe."""
+        """The first of a session makes the link; a repeated one is a sign of life."""
+        self._liveness.beat(_CLOUD)
         if not self._linked.is_set():
             self._heartbeat_s = message.heartbeat_s
             self._liveness = self._new_liveness(message.heartbeat_s)
@@ -253,14 +256,16 @@ class PeerLink:
         if message.sent_at == self._last_sent_at:  # an older one would measure our own missed beat
             self.rtt_s = self._clock() - message.sent_at
 
-    def _on_end(self, message: Failure | Drain) -> str | None:
+    async def _on_end(self, message: Failure | Drain) -> str | None:
         """The cloud refuses this edge, has forgotten it, or stops."""
         if isinstance(message, Drain):
-            is_lost, reason = True, f"the cloud stops: {message.reason}"
+            is_lost, reason = True, f"the cloud stops: {message.reason or 'no reason given'}"
         else:
             is_lost, reason = message.code == "unknown_edge", message.message
         reason = reason[:_MAX_REASON]
         if self._linked.is_set():
+            if is_lost:  # the cloud closes when it has heard this, or after a moment
+                await self._try_send(Drain(has_left=True))
             return reason if is_lost else None
         if reason != self._obstacle:
             self._obstacle = reason

@@ -9,6 +9,7 @@ nobody in the meantime.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -44,6 +45,7 @@ from picert.transport.liveness import Clock, Liveness, State
 from picert.transport.registry import Entry, Registry
 
 logger = get_logger(__name__)
+_GOODBYE_S = 0.5
 _MAX_REASON = 200  # characters of a peer's words that go into our log
 
 
@@ -70,6 +72,8 @@ class ServerLink:
         self._socket: sockets.Socket | None = None
         self._address = config.address
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_closing = False
+        self._all_left = asyncio.Event()
 
     async def start(self) -> None:
         """Bind `config.address` and serve.
@@ -91,18 +95,17 @@ class ServerLink:
         for task in self._tasks:
             task.add_done_callback(self._on_task_done)
 
-    async def close(self, reason: str = "the cloud stops") -> None:
+    async def close(self, reason: str = "shutdown") -> None:
         """Tell every edge (Drain), end all tasks and close the socket; `events()` ends.
 
         Harmless when repeated.
         """
         tasks, self._tasks = self._tasks, []
+        if tasks:
+            await self._say_goodbye(reason)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for entry in self._registry.entries:
-            await self._answer(entry.route, Drain(reason))
-            self._registry.remove(entry)
         self._inbox.close()
         if self._socket is not None:
             self._socket.close()
@@ -145,7 +148,7 @@ class ServerLink:
         """What happened, in order; for one consumer. Ends after `close`.
 
         For each name: PeerJoined, then PeerMessage and at most one PeerDraining, then exactly one
-        PeerLeft (none at `close`). After PeerLeft nothing of that registration is reported.
+        PeerLeft (at `close`: at most one). After PeerLeft nothing of that registration is reported.
         """
         return self._inbox
 
@@ -173,6 +176,9 @@ class ServerLink:
             await self._from_peer(entry, message)
 
     async def _register(self, route: bytes, hello: Hello) -> None:
+        if self._is_closing:
+            await self._refuse(route, "draining", "this cloud stops")
+            return
         refusal = self._registry.refusal(route, hello)
         if refusal:
             await self._refuse(route, *refusal)
@@ -216,8 +222,11 @@ class ServerLink:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._config.heartbeat_s / 2)
-            if not self._inbox.is_full:  # else nobody reads, so nobody can be judged
+            if not self._inbox.is_full:
                 await self._judge()
+                continue
+            for entry in self._registry.entries:  # nobody reads: judge nobody, and say we live
+                await self._probe(entry)
 
     async def _judge(self) -> None:
         dead = set(self._liveness.tick())
@@ -240,6 +249,8 @@ class ServerLink:
 
     async def _leave(self, entry: Entry, reason: str) -> None:
         if self._registry.remove(entry):
+            if self._is_closing and not len(self._registry):
+                self._all_left.set()
             await self._inbox.put(PeerLeft(entry.name, reason))
 
     # --- sending ----------------------------------------------------------------------------------
@@ -275,6 +286,20 @@ class ServerLink:
         if not task.cancelled() and (error := task.exception()):
             logger.error("%s failed: %s", task.get_name(), error, exc_info=error)
             self._inbox.close(PicertError(f"the link failed: {error}"))
+
+    async def _say_goodbye(self, reason: str) -> None:
+        """Send Drain and wait a moment for the edges to leave.
+
+        NOTE: ZeroMQ may drop what a peer has not read yet when its connection is closed.
+        """
+        self._is_closing = True
+        for entry in self._registry.entries:
+            await self._answer(entry.route, Drain(reason))
+        if len(self._registry):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), _GOODBYE_S)
+        for entry in self._registry.entries:
+            self._registry.remove(entry)
 
     async def _end_context(self) -> None:
         """In another thread, as it waits for lingering last words."""

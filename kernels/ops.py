@@ -1,4 +1,4 @@
-"""The operations that a decoder is written over: `torch_ops` is their meaning, `triton_ops` for GPUs.
+"""The operations a decoder is written over: `torch_ops` is their meaning, `triton_ops` for GPUs.
 
 Letters: T tokens of the step, S sequences, H query heads, G key/value heads, D head size, E model
 size, F ffn size, N blocks, B block size. K/V caches are [N, B, G, D]; token t of the step lives at

@@ -1,4 +1,4 @@
-"""TorchOps: the operations in plain torch, any device and dtype. The slow, obvious oracle of others.
+"""TorchOps: the operations in plain torch, any device and dtype. The slow, obvious oracle.
 
 float64 inputs are computed in float64 throughout, so that kernels can be compared against it.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from picert.kernels.ops import AttentionMeta
+from torch import Tensor
 
 
 class TorchOps:
@@ -70,7 +69,7 @@ class TorchOps:
             v = v_cache[pages].flatten(0, 1)[:length]
             rows = slice(starts[s], starts[s + 1])
             visible = _visible(rows.stop - rows.start, length, sliding_window, q.device)
-            out[rows] = _attend(q[rows], k, v, visible, scale=scale, soft_cap=soft_cap)
+            out[rows] = _attend(_at_least_fp32(q[rows]) * scale, k, v, visible, soft_cap)
         return out
 
 
@@ -97,14 +96,12 @@ def _visible(
     return visible
 
 
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, *, scale: float, soft_cap: float | None
-) -> Tensor:
-    """One sequence: q[T, H, D] over k, v [L, G, D] -> [T, H, D]; H / G query heads share a key."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, soft_cap: float | None) -> Tensor:
+    """One sequence: scaled q[T, H, D] over k, v [L, G, D] -> [T, H, D]; H / G heads share a key."""
     group = q.shape[1] // k.shape[1]
     q, k, v = (_at_least_fp32(x).transpose(0, 1) for x in (q, k, v))
     k, v = k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0)
-    scores = q @ k.transpose(1, 2) * scale  # [H, T, L]
+    scores = q @ k.transpose(1, 2)  # [H, T, L]
     if soft_cap is not None:
         scores = soft_cap * torch.tanh(scores / soft_cap)
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 BLOCK_FORMATS: dict[str, tuple[int, int]] = {  # dtype -> values in a block, bytes of a block
@@ -44,3 +45,11 @@ class RawTensor:
         """Bytes of one row (of the last axis)."""
         block_values, block_bytes = BLOCK_FORMATS[self.dtype]
         return self.shape[-1] // block_values * block_bytes
+
+
+def dequantize(tensor: RawTensor) -> NDArray[np.float32]:
+    """The fp32 values, [*shape]; for F32 a read-only view of the mapped file."""
+    rows = tensor.data.reshape(-1, tensor.row_bytes)
+    with np.errstate(all="ignore"):  # damaged scales may be infinite
+        values = quants.dequantize(rows, GGMLQuantizationType[tensor.dtype])
+    return values.reshape(tensor.shape)

@@ -62,7 +62,7 @@ def write(path: Path, model: transformers.PreTrainedModel, quant: str, seed: int
 
 
 def permuted(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Rows of a Llama q or k matrix from rope pairs (d, d + D/2) to neighbours, as files hold them."""
+    """Rows of a Llama q or k matrix from rope pairs (d, d + D/2) to neighbours, as in files."""
     half = weight.shape[0] // num_heads // 2
     return weight.reshape(num_heads, 2, half, -1).transpose(1, 2).reshape(weight.shape)
 

@@ -1,4 +1,4 @@
-"""A real byte-level BPE tokenizer of 384 tokens, trained on the fly, in both forms models come with.
+"""A real byte-level BPE tokenizer of 384 tokens, trained on the fly, in both forms of model.
 
 Special tokens come first, as in SmolLM2: <|endoftext|> 0, <|im_start|> 1, <|im_end|> 2 (end of
 a turn).

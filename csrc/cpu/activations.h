@@ -1,0 +1,29 @@
+// activations.h: what Activations and PackedMatrix hold; for pack, quantize, linear and fused kernels, not
+// for callers.
+#pragma once
+
+#include "cpu/aligned_buffer.h"
+#include "cpu/linear.h"
+#include "cpu/tiles.h"
+
+namespace picert::cpu {
+
+inline int64_t num_groups(int64_t inputs) { return (inputs + kTileInputs - 1) / kTileInputs; }
+
+struct PackedMatrix::Impl {
+  Format format;
+  int64_t outputs;
+  int64_t inputs;
+  size_t column_bytes;
+  AlignedBuffer columns;  // one after the other
+  AlignedBuffer units;    // float [outputs rounded up to 16]; only for quantised formats
+};
+
+struct Activations::Impl {
+  AlignedBuffer groups;  // ActivationGroup [rows, num_groups(cols)]
+  int64_t cols = 0;
+  const float* x = nullptr;  // the rows themselves, for weights kept in floating point
+  int64_t ldx = 0;
+};
+
+}  // namespace picert::cpu

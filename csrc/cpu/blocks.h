@@ -1,0 +1,28 @@
+// blocks.h: GGML's quantised blocks, read 32 weights at a time: the one home of their byte layouts.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/tensor.h"
+
+namespace picert::cpu {
+
+constexpr int kGroup = 32;  // weights that share a scale in every type (Q6_K: two halves with a scale each)
+
+// 32 consecutive weights of a row: w[i] = scale[i / 16] * (codes[i] - zero_code(dtype)) + minimum.
+struct Group {
+  uint8_t codes[kGroup];
+  float scale[2];
+  float minimum;
+};
+
+bool is_quantized(DType dtype);
+
+// The code that means zero in types without a minimum; 0 in the others.
+int zero_code(DType dtype);
+
+// Group `index` (weights 32 * index and on) of the row that starts at `row`. The type must be a quantised
+// one.
+void unpack_group(DType dtype, const uint8_t* row, int64_t index, Group& out);
+
+}  // namespace picert::cpu

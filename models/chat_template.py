@@ -1,0 +1,134 @@
+"""ChatTemplate: a conversation written the way a model was trained to read it.
+
+The template's own special markers become special tokens; markers inside messages stay text. To tell
+them apart, the first character of each marker in a message is replaced by a stand-in (a private-use
+character that occurs nowhere) before rendering, and put back in the text between the markers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import CodeType
+from typing import Any, Protocol
+
+from picert.models.template_sandbox import compile_template, run_template
+
+from picert.errors import InvalidRequest, ModelError
+
+_STAND_INS = range(0xF0000, 0xFFFFE)  # a private-use plane of Unicode
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class Message(Protocol):
+    """One turn of a conversation."""
+
+    @property
+    def role(self) -> str:
+        """Who speaks: system, user, assistant or tool."""
+
+    @property
+    def content(self) -> str:
+        """What is said."""
+
+
+def default_template(special: Mapping[str, int]) -> str | None:
+    """ChatML for a model that has no template but has ChatML's markers, else None."""
+    return CHATML if {"<|im_start|>", "<|im_end|>"} <= special.keys() else None
+
+
+class ChatTemplate:
+    """A compiled template with the special tokens that it may write. Immutable."""
+
+    def __init__(
+        self, source: str | None, variables: Mapping[str, str], special: Mapping[str, int]
+    ) -> None:
+        """`variables` are bos_token and the like, `special` maps marker to id.
+
+        Compiles at first use, so a model whose template is broken still completes raw prompts.
+        """
+        self.source = source
+        self._variables = variables
+        self._special = special
+        longest_first = sorted(special, key=lambda marker: (-len(marker), marker))
+        self._marker = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._heads = frozenset(marker[:n] for marker in special for n in range(1, len(marker)))
+        self._longest_head = max(map(len, self._heads), default=0)
+        self._code: CodeType | None = None
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The conversation as one text, for people to read: it does not tell whose a marker is.
+
+        Raises as `parts` does.
+        """
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        return self._run(turns, add_generation_prompt)
+
+    def parts(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, prefill: str = ""
+    ) -> list[int | str]:
+        """The conversation as special token ids and the plain text between them.
+
+        `prefill` follows the template's text. Raises InvalidRequest if there are no messages or the
+        template refuses them, ModelError if there is no template or it is broken.
+        """
+        given = [text for m in messages for text in (m.role, m.content)] + [prefill]
+        stand_ins = self._choose_stand_ins(given)
+        guarded = [self._guard(text, stand_ins) for text in given]
+        turns = [
+            {"role": role, "content": content}
+            for role, content in zip(guarded[:-1:2], guarded[1:-1:2], strict=True)
+        ]
+        text = self._run(turns, add_generation_prompt) + guarded[-1]
+        return self._split(text, {stand_in: char for char, stand_in in stand_ins.items()})
+
+    def _run(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if not turns:
+            raise InvalidRequest("messages is empty: give at least one", param="messages")
+        if self.source is None:
+            raise ModelError("the model has no chat template: give one with --chat-template")
+        if self._code is None:
+            self._code = compile_template(self.source)
+        variables: dict[str, Any] = {
+            "messages": turns,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+            **self._variables,
+        }
+        return run_template(self._code, variables)
+
+    def _choose_stand_ins(self, texts: Sequence[str]) -> dict[str, str]:
+        """First character of a marker -> a character that occurs in no text."""
+        used = set().union(*texts)
+        free = (chr(code) for code in _STAND_INS if chr(code) not in used)
+        heads = sorted({marker[0] for marker in self._special} & used)
+        stand_ins = dict(zip(heads, free, strict=False))
+        if len(stand_ins) < len(heads):
+            raise InvalidRequest("messages use up a whole private-use plane of Unicode")
+        return stand_ins
+
+    def _guard(self, text: str, stand_ins: Mapping[str, str]) -> str:
+        """`text` without any marker, nor a beginning of one at its end."""
+        while self._marker.search(text):
+            text = self._marker.sub(lambda m: stand_ins[m[0][0]] + m[0][1:], text)
+        end = len(text.rstrip())
+        for start in range(max(0, end - self._longest_head), end):
+            if text[start:end] in self._heads:
+                text = text[:start] + stand_ins[text[start]] + text[start + 1 :]
+        return text
+
+    def _split(self, text: str, originals: Mapping[str, str]) -> list[int | str]:
+        table = {ord(stand_in): char for stand_in, char in originals.items()}
+        parts: list[int | str] = []
+        at = 0
+        for match in self._marker.finditer(text):
+            parts += [text[at : match.start()].translate(table), self._special[match[0]]]
+            at = match.end()
+        parts.append(text[at:].translate(table))
+        return [part for part in parts if part != ""]

@@ -1,0 +1,269 @@
+"""Runs a chat template, a program out of a model's file: sandboxed, bounded in time and in size.
+
+Jinja's sandbox keeps a template inside its data. Added here: every round of a loop, call, filter
+and operator pays for what it makes, out of a budget of time and text, so that a template can
+neither run on nor fill the memory. Jinja's sandbox is extended by subclassing, its documented way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial, wraps
+from types import CodeType
+from typing import Any
+
+from jinja2 import Template, nodes, pass_context
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from picert.errors import InvalidRequest, ModelError
+
+RENDER_LIMIT_S = 1.0
+MAX_TEMPLATE_CHARS = 128 << 10
+MIN_BUDGET_CHARS = 4 << 20  # what a template may make, over all its operations …
+BUDGET_PER_CHAR = 64  # … and for each character of the messages
+_MAX_DEPTH = 20
+_GENERATION_TAG = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+# Filters a template may use: those that make text of their arguments, and those that do not.
+_TEXT_FILTERS = frozenset(
+    (
+        *("capitalize", "e", "escape", "indent", "join", "lower", "replace", "safe", "string"),
+        *("striptags", "title", "tojson", "trim", "upper"),
+    )
+)
+_PLAIN_FILTERS = frozenset(
+    (
+        *("abs", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items"),
+        *("last", "length", "list", "map", "max", "min", "reject", "rejectattr", "reverse"),
+        *("round", "select", "selectattr", "sort", "unique"),
+    )
+)
+_FILTERS = _TEXT_FILTERS | _PLAIN_FILTERS
+
+
+class _Refused(Exception):
+    """The template called raise_exception: the messages are not what it takes."""
+
+
+class _OverLimit(Exception):
+    """The template ran too long or made too much text."""
+
+
+def compile_template(source: str) -> CodeType:
+    """Compile a template. Raises ModelError if it is too long or not valid."""
+    if len(source) > MAX_TEMPLATE_CHARS:
+        raise ModelError(
+            f"the chat template has {len(source):,} characters, the limit is {MAX_TEMPLATE_CHARS:,}"
+        )
+    # Training tools mark the assistant's words with {% generation %}; here it means nothing.
+    source = _GENERATION_TAG.sub(_generation_as_if, source)
+    environment = _Sandbox(0, time.monotonic)
+    try:
+        tree = environment.parse(source)
+        _add_ticks(tree)
+        return environment.compile(tree)
+    except Exception as error:  # the parser, Python's compiler, the recursion limit
+        raise ModelError(f"the chat template is not valid: {_one_line(error)}") from None
+
+
+def run_template(
+    code: CodeType,
+    variables: Mapping[str, Any],
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """The text a compiled template makes of its variables.
+
+    Raises InvalidRequest with the template's own message if it refuses them, ModelError if it
+    fails, runs for over RENDER_LIMIT_S or makes too much text.
+    """
+    environment = _Sandbox(_extent(variables), clock)
+    template = Template.from_code(environment, code, environment.make_globals(None))
+    try:
+        return "".join(template.generate(variables))
+    except _Refused as refusal:
+        raise InvalidRequest(str(refusal), param="messages") from None
+    except Exception as error:  # a template is a program: it may raise anything
+        raise ModelError(f"the chat template failed: {_one_line(error)}") from None
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """The environment of one rendering, which holds its budget."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, input_chars: int, clock: Callable[[], float]) -> None:
+        # Not optimised: constants would be computed at compile time, outside any budget.
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            finalize=self._output,
+            extensions=["jinja2.ext.loopcontrols"],
+        )
+        self._clock = clock
+        self._deadline = clock() + RENDER_LIMIT_S
+        self._budget = MIN_BUDGET_CHARS + BUDGET_PER_CHAR * input_chars
+        del self.globals["lipsum"]
+        self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
+        known = {**self.filters, "tojson": _to_json}
+        self.filters = {name: self._paying(name, known[name]) for name in _FILTERS}
+        self.filters["tick"] = pass_context(partial(self._tick))
+        self.filters["concat"] = pass_context(partial(self._concat))
+
+    def spend(self, size: int = 0) -> None:
+        """Pay for an operation that makes `size` characters or items. Raises _OverLimit."""
+        self._budget -= size + 1
+        if self._budget < 0:
+            raise _OverLimit("it makes too much text")
+        if self._clock() > self._deadline:
+            raise _OverLimit(f"it takes over {RENDER_LIMIT_S:g} s")
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """`left operator right`, paid for before it is done."""
+        self.spend(_binop_size(operator, left, right))
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """A call of a function, method or macro, paid for before it is done."""
+        formatted = getattr(function, "__wrapped__", None)  # Jinja wraps str.format
+        owner = getattr(formatted or function, "__self__", None)
+        if isinstance(owner, (str, bytes, int)):
+            given = (*args, *kwargs.values())
+            name = getattr(function, "__name__", "")
+            self.spend(_format_size(owner, given) if formatted else _size(name, owner, given))
+        else:
+            self.spend()
+        return super().call(context, function, *args, **kwargs)
+
+    def _paying(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that is paid for before it does its work."""
+        skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+        @wraps(function)
+        def paying(*args: Any, **kwargs: Any) -> Any:
+            value, *given = args[skipped:]
+            if name in _TEXT_FILTERS:
+                if name == "join":
+                    value = list(value)
+                self.spend(_size(name, value, (*given, *kwargs.values())))
+            else:
+                self.spend(len(value) if isinstance(value, (Sequence, Mapping)) else 0)
+            return function(*args[:skipped], value, *given, **kwargs)
+
+        return paying
+
+    def _tick(self, context: Context, value: Any) -> Any:
+        """Stands at the head of every loop's body."""
+        self.spend()
+        return value
+
+    def _concat(self, context: Context, parts: list[Any]) -> str:
+        """The `~` operator."""
+        self.spend(_extent(parts))
+        return "".join(map(str, parts))
+
+    def _output(self, value: Any) -> Any:
+        """Stands before every value that becomes output."""
+        self.spend(_extent(value))
+        return value
+
+
+def _extent(value: Any, depth: int = 0) -> int:
+    """About how many characters `str(value)` has."""
+    if depth > _MAX_DEPTH:
+        raise _OverLimit("it nests values too deep")
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, int):
+        return value.bit_length() // 3 + 1
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return len(value) + sum(_extent(item, depth + 1) for item in value)
+    return 1
+
+
+def _binop_size(operator: str, left: Any, right: Any) -> int:
+    """About how many characters an operator's result has."""
+    if operator == "%" and isinstance(left, str):
+        return _format_size(left, (right,))
+    if operator == "**" and isinstance(right, int):
+        return _extent(left) * abs(right)
+    if operator == "*":
+        for factor, other in ((left, right), (right, left)):
+            if isinstance(factor, int) and not isinstance(other, (int, float)):
+                return _extent(other) * max(factor, 0)
+    return _extent(left) + _extent(right)
+
+
+def _size(name: str, value: Any, given: Sequence[Any]) -> int:
+    """About how many characters a text filter or a method of a text makes, at most."""
+    size = _extent(value)
+    if name == "join" and given and isinstance(value, list):
+        return size + len(value) * _extent(given[0])
+    if name == "join" and given:  # the method: the separator comes first
+        items = given[0] if isinstance(given[0], (list, tuple)) else [given[0]]
+        return size * len(items) + _extent(items)
+    if name == "replace" and len(given) >= 2:
+        return size + (size + 1) * _extent(given[1])
+    widths = [item for item in given if isinstance(item, int)]
+    return (size + 1) * (1 + max(widths, default=0))
+
+
+def _format_size(template: str | bytes | int, given: Sequence[Any]) -> int:
+    """About how many characters a format string makes, at most."""
+    text = str(template)
+    if "*" in text or re.search(r"\{[^{}]*\{", text):
+        raise _OverLimit("it formats with a computed width")
+    widths = sum(int(digits) for digits in re.findall(r"\d+", text))
+    fields = text.count("{") + text.count("%")
+    return len(text) + widths + fields * _extent(list(given))
+
+
+def _add_ticks(tree: nodes.Template) -> None:
+    """Have every loop pay for each round, and write `a ~ b` as a filter that pays."""
+    for loop in tree.find_all(nodes.For):
+        loop.body.insert(0, nodes.ExprStmt(_filter(nodes.Const(0), "tick")))
+    for node in list(tree.find_all(nodes.Node)):
+        for field, value in node.iter_fields():
+            if isinstance(value, list):
+                value[:] = [_paid_concat(item) for item in value]
+            else:
+                setattr(node, field, _paid_concat(value))
+
+
+def _paid_concat(value: Any) -> Any:
+    if isinstance(value, nodes.Concat):
+        return _filter(nodes.List(value.nodes, "load"), "concat", lineno=value.lineno)
+    return value
+
+
+def _filter(value: nodes.Expr, name: str, lineno: int = 1) -> nodes.Filter:
+    filtered = nodes.Filter(value, name, [], [], None, None)
+    filtered.set_lineno(lineno, override=False)
+    return filtered
+
+
+def _generation_as_if(tag: re.Match[str]) -> str:
+    return f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}"
+
+
+def _refuse(message: str) -> None:
+    raise _Refused(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, _OverLimit) else f"{type(error).__name__}: {text}"

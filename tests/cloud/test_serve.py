@@ -1,0 +1,179 @@
+"""The front door on a real socket: clients that leave, ports that are taken, and the way down."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+
+import httpx
+import pytest
+from scripted_service import DONE, ScriptedService, plan, text
+
+from picert.cloud.http import Health, HttpLimits, ServedModel, bind, create_app, serve
+from picert.errors import ConfigError
+
+BODY = {"messages": [{"role": "user", "content": "How do I rest?"}]}
+PATH = "/v1/chat/completions"
+WAIT_S = 10.0
+
+
+@asynccontextmanager
+async def running(
+    service: ScriptedService,
+    drain: Callable[[], Awaitable[None]] | None = None,
+    shutdown_timeout_s: float = 1.0,
+) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A served application: its URL, and the event that stops it."""
+    app = create_app(
+        service, Health, [ServedModel("m", 0)], HttpLimits(keep_alive_s=0.05, max_body_bytes=10_000)
+    )
+    stop = asyncio.Event()
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        serve(
+            *(app, "127.0.0.1", 0),
+            ready=port.set_result,
+            stop=stop,
+            drain=drain,
+            shutdown_timeout_s=shutdown_timeout_s,
+        )
+    )
+    try:
+        yield f"http://127.0.0.1:{await asyncio.wait_for(port, WAIT_S)}", stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, WAIT_S)
+
+
+async def closed(service: ScriptedService) -> None:
+    """Until the service was told that nobody waits any more."""
+    async with asyncio_timeout():
+        while not service.num_closed:
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def asyncio_timeout() -> AsyncIterator[None]:
+    task = asyncio.current_task()
+    assert task is not None
+    handle = asyncio.get_running_loop().call_later(WAIT_S, task.cancel)
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+async def raw_post(url: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A request whose connection the test holds in its hand."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"POST {PATH} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    return reader, writer
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_client_that_leaves_before_any_text_closes_the_iterator(stream: bool) -> None:
+    service = ScriptedService([plan(), asyncio.Event(), DONE])
+    async with running(service) as (url, _):
+        _, writer = await raw_post(url, json.dumps({**BODY, "stream": stream}).encode())
+        await asyncio.wait_for(service.begun.wait(), WAIT_S)
+        assert service.num_open == 1
+        writer.close()
+        await closed(service)
+    assert service.num_open == 0
+
+
+async def test_client_that_leaves_amid_a_stream_closes_the_iterator() -> None:
+    service = ScriptedService([plan(), text("Walk."), asyncio.Event(), DONE])
+    async with running(service) as (url, _):
+        reader, writer = await raw_post(url, json.dumps({**BODY, "stream": True}).encode())
+        await asyncio.wait_for(reader.readuntil(b"Walk."), WAIT_S)
+        writer.close()
+        await closed(service)
+    assert service.num_open == 0
+
+
+async def test_one_client_that_leaves_does_not_disturb_another() -> None:
+    release = asyncio.Event()
+    service = ScriptedService([plan(), release, text("Walk."), DONE])
+    async with running(service) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        staying = asyncio.create_task(client.post(PATH, json=BODY))
+        _, writer = await raw_post(url, json.dumps(BODY).encode())
+        async with asyncio_timeout():
+            while service.num_open < 2:
+                await asyncio.sleep(0)
+        writer.close()
+        await closed(service)
+        release.set()
+        response = await asyncio.wait_for(staying, WAIT_S)
+    assert response.json()["choices"][0]["message"]["content"] == "Walk."
+    assert (service.num_open, service.num_closed) == (0, 2)
+
+
+async def test_text_is_sent_as_it_comes() -> None:
+    release = asyncio.Event()
+    service = ScriptedService([plan(), text("Walk."), release, text("Rest."), DONE])
+    async with running(service) as (url, _):
+        reader, writer = await raw_post(url, json.dumps({**BODY, "stream": True}).encode())
+        await asyncio.wait_for(reader.readuntil(b"Walk."), WAIT_S)
+        assert service.num_open == 1
+        release.set()
+        await asyncio.wait_for(reader.readuntil(b"[DONE]"), WAIT_S)
+        writer.close()
+
+
+async def test_body_over_the_limit_gets_its_answer() -> None:
+    async with running(ScriptedService([])) as (url, _):
+        reader, writer = await raw_post(url, b" " * 20_000)
+        assert b"413" in await asyncio.wait_for(reader.readline(), WAIT_S)
+        writer.close()
+
+
+async def test_stop_waits_for_drain_and_for_answers_under_way() -> None:
+    release = asyncio.Event()
+    service = ScriptedService([plan(), release, text("Walk."), DONE])
+    drained = False
+
+    async def drain() -> None:
+        nonlocal drained
+        drained = True
+        asyncio.get_running_loop().call_later(0.05, release.set)
+
+    async with (
+        running(service, drain, 5.0) as (url, stop),
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        answer = asyncio.create_task(client.post(PATH, json=BODY))
+        await asyncio.wait_for(service.begun.wait(), WAIT_S)
+        stop.set()
+        response = await asyncio.wait_for(answer, WAIT_S)
+    assert drained
+    assert response.status_code == 200
+
+
+async def test_answer_that_outlives_the_shutdown_is_cut_off_and_closed() -> None:
+    service = ScriptedService([plan(), asyncio.Event(), DONE])
+    async with running(service) as (url, stop):
+        _, writer = await raw_post(url, json.dumps(BODY).encode())
+        await asyncio.wait_for(service.begun.wait(), WAIT_S)
+        stop.set()
+    assert service.num_closed == 1
+    writer.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org", ""])
+def test_host_that_is_not_loopback_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="loopback") as caught:
+        bind(host, 0)
+    assert caught.value.param == "host"
+
+
+def test_port_in_use_is_refused_by_name() -> None:
+    with closing(bind("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}.*give another"):
+            bind("localhost", port)

@@ -1,0 +1,81 @@
+"""A service at the front door's protocol boundary that plays a written script, and notes what
+became of each request.
+
+A script is a list of events, errors to raise, and `asyncio.Event`s to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+
+from picert.messages import AnswerEvent, Done, Progress, Request, SegmentReport, TextDelta, Usage
+
+Step = AnswerEvent | Exception | asyncio.Event
+
+DONE = Done(
+    request_id="",
+    finish_reason="stop",
+    route="sketch",
+    reasons=("a long answer in points",),
+    segments=(
+        SegmentReport(text="Walk", expansion="Walk.", edge="a", model="m", tokens=2, attempts=1),
+        SegmentReport(text="Rest", expansion="Rest.", edge="b", model="m", tokens=3, attempts=2),
+        SegmentReport(text="Eat", expansion="Eat.", edge="a", model="m", tokens=2, attempts=1),
+    ),
+    usage=Usage(
+        cloud_prompt_tokens=40,
+        cloud_completion_tokens=12,
+        cloud_cached_tokens=30,
+        edge_prompt_tokens=90,
+        edge_completion_tokens=7,
+    ),
+    prompt_tokens=9,
+    completion_tokens=7,
+    queue_s=0.004,
+    sketch_s=0.25,
+    first_text_s=0.3,
+    total_s=1.5,
+)
+
+
+class ScriptedService:
+    """Answers every request with the same script; `requests`, `num_open` and `num_closed` tell what
+    happened.
+    """
+
+    def __init__(self, script: Sequence[Step]) -> None:
+        self.script = list(script)
+        self.requests: list[Request] = []
+        self.num_open = 0
+        self.num_closed = 0
+        self.begun = asyncio.Event()
+
+    async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
+        """Play the script; events get the request's id."""
+        self.requests.append(request)
+        self.num_open += 1
+        self.begun.set()
+        try:
+            for step in self.script:
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield msgspec.structs.replace(step, request_id=request.request_id)
+        finally:
+            self.num_open -= 1
+            self.num_closed += 1
+
+
+def plan(route: str = "sketch") -> Progress:
+    """The event that a service tells its plan with."""
+    return Progress(request_id="", stage="plan", text=route)
+
+
+def text(content: str, index: int = 0) -> TextDelta:
+    """More of the answer."""
+    return TextDelta("", index, 0, content)

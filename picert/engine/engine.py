@@ -54,7 +54,8 @@ class Engine:
         )
         runner.allocate_kv(self.kv_plan.num_blocks, self.kv_plan.block_size)
         self._runner = runner
-        self._vocab_size = runner.config.vocab_size
+        # Models pad their vocabulary: what the tokenizer does not know is never drawn.
+        self._vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
         self._clock = clock
         self._scheduler = Scheduler(self._limits())
         self._sampler = Sampler(self._vocab_size)
@@ -172,7 +173,9 @@ class Engine:
         now = self._clock()
         for row, seq_row in enumerate(batch.sample_rows.tolist()):
             seq = self._by_seq_id[batch.seq_ids[seq_row]]
-            sampled = self._sampler.sample(logits[row], self._sampling[seq.seq_id])
+            sampled = self._sampler.sample(
+                logits[row, : self._vocab_size], self._sampling[seq.seq_id]
+            )
             outputs.append(self._advance(seq, sampled, now))
             if seq.finish_reason is None:
                 seq_ids.append(seq.seq_id)
@@ -312,5 +315,5 @@ class Engine:
 def load_engine(config: EngineConfig) -> Engine:
     """The engine of the checkpoint at the path `config.model`. Raises ModelError, ConfigError."""
     checkpoint = load_checkpoint(Path(config.model))
-    tokenizer = load_tokenizer(checkpoint.tokenizer_source)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_source, config.chat_template)
     return Engine(config, load_runner(config, checkpoint), tokenizer)

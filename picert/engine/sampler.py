@@ -83,6 +83,7 @@ class SamplingState:
             x[self._end_ids] = -np.inf
         allowed = self.mask.allowed(self.generated_ids) if self.mask else None
         if allowed is not None:
+            allowed = allowed[: len(x)]
             x[: len(allowed)][~allowed] = -np.inf
             x[len(allowed) :] = -np.inf
         return x

@@ -143,8 +143,9 @@ class Draft:
         Raises a producer's error, or DeadlineExceeded.
         """
         while self._tasks or not self._outbox.empty():
+            left = self.remaining_s
             try:
-                event = await asyncio.wait_for(self._outbox.get(), self.remaining_s)
+                event = await asyncio.wait_for(self._outbox.get(), left)
             except asyncio.TimeoutError:
                 continue  # remaining_s raises
             if event is not None:

@@ -58,13 +58,13 @@ async def _serve(
     await link.start()
     pool = EdgePool(link)
     service = CloudService(loop, pool, load_prompts(), config)
+    following = asyncio.create_task(pool.serve())
     app = create_app(
         service,
-        lambda: _health(loop, pool),
+        lambda: _health(loop, pool, following),
         [ServedModel(config.served_model_name or config.engine.model, int(time.time()))],
         HttpLimits(deadline_s=config.deadline_s),
     )
-    following = asyncio.create_task(pool.serve())
     try:
         await serve(
             *(app, listener),
@@ -85,9 +85,12 @@ def _stop_on_signal() -> asyncio.Event:
     return stop
 
 
-def _health(loop: EngineLoop, pool: EdgePool) -> Health:
-    """Ready is deep: the engine lives and, while it has work, made a step not long ago."""
+def _health(loop: EngineLoop, pool: EdgePool, following: asyncio.Task[None]) -> Health:
+    """Ready is deep: the link is followed, the engine lives and, while it has work, made a step
+    not long ago."""
     edges = tuple(view.name for view in pool.views() if view.is_available)
+    if following.done():
+        return Health("the link to the edges is closed", edges)
     if not loop.is_alive:
         return Health("the engine has stopped", edges)
     if (stalled := loop.seconds_stalled()) > STALLED_S:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from scripted import ScriptedLink, expansion, hello, settle
 
 from picert.cloud.edges import EdgePool
 from picert.errors import EdgeLost, QueueFull
@@ -15,42 +16,10 @@ from picert.messages import (
     ExpandJob,
     Expansion,
     Failure,
-    Hello,
-    ModelInfo,
     Segment,
     TextDelta,
 )
 from picert.transport.events import PeerDraining, PeerJoined, PeerLeft, PeerMessage
-
-
-class ScriptedLink:
-    """Stands for ServerLink at its border: events go in by hand, sent messages are kept."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, object]] = []
-        self.full: set[str] = set()
-        self.dead: set[str] = set()
-        self._events: asyncio.Queue[object] = asyncio.Queue()
-
-    def happen(self, event: object) -> None:
-        self._events.put_nowait(event)
-
-    async def events(self) -> AsyncIterator[object]:
-        while (event := await self._events.get()) is not None:
-            yield event
-
-    def state(self, name: str) -> str:
-        return "probation" if name in self.dead else "alive"
-
-    async def send(self, name: str, message: object) -> None:
-        if name in self.full:
-            raise QueueFull("full")
-        self.sent.append((name, message))
-
-
-def hello(name: str, slots: int = 1) -> Hello:
-    model = ModelInfo("tiny", "f", 1000, 256)
-    return Hello(name=name, picert_version="0", models=(model,), slots=slots, kv_tokens=100)
 
 
 def job(index: int = 0, attempt: int = 0, deadline_s: float = 10.0) -> ExpandJob:
@@ -65,40 +34,18 @@ def job(index: int = 0, attempt: int = 0, deadline_s: float = 10.0) -> ExpandJob
     )
 
 
-def expansion(index: int = 0, attempt: int = 0) -> Expansion:
-    return Expansion(
-        request_id="r",
-        index=index,
-        attempt=attempt,
-        text="done",
-        finish_reason="stop",
-        model="tiny",
-        prompt_tokens=1,
-        cached_tokens=0,
-        completion_tokens=1,
-        mean_logprob=-1.0,
-        seconds=0.1,
-    )
-
-
 @asynccontextmanager
 async def pool_with(*names: str, slots: int = 1) -> AsyncIterator[tuple[EdgePool, ScriptedLink]]:
     link = ScriptedLink()
     pool = EdgePool(link)  # type: ignore[arg-type]
     serving = asyncio.create_task(pool.serve())
-    for name in names:
-        link.happen(PeerJoined(name, hello(name, slots)))
+    link.join(*names, slots=slots)
     await settle()
     yield pool, link
     pool.self_check()
     assert pool.num_open == 0
     link.happen(None)
     await serving
-
-
-async def settle() -> None:
-    for _ in range(8):
-        await asyncio.sleep(0)
 
 
 async def test_pieces_arrive_in_order_and_end_with_the_expansion() -> None:
@@ -181,7 +128,7 @@ async def test_second_try_prefers_another_edge_but_takes_the_only_one() -> None:
 async def test_draining_and_silent_edges_get_no_jobs() -> None:
     async with pool_with("e1", "e2", "e3") as (pool, link):
         link.happen(PeerDraining("e1", "update"))
-        link.dead.add("e2")
+        link.silent.add("e2")
         await settle()
         async with pool.run(job()) as assignment:
             assert assignment.edge == "e3"

@@ -1,0 +1,294 @@
+"""CloudService on every route, with a scripted cloud model and scripted edges."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from scripted import Reply, Script, ScriptedLink, ScriptedLoop, settle
+
+from picert.cloud.edges import EdgePool
+from picert.cloud.service import CloudService
+from picert.config import CloudConfig, EngineConfig
+from picert.errors import InvalidRequest, QueueFull, Unavailable
+from picert.messages import (
+    AnswerEvent,
+    Cancel,
+    ChatMessage,
+    Done,
+    ExpandJob,
+    Failure,
+    Progress,
+    Request,
+    SamplingParams,
+    TextDelta,
+)
+from picert.pice.prompts import load_prompts
+from picert.transport.events import PeerLeft, PeerMessage
+
+QUESTION = "What are the most effective ways to deal with stress?"
+SKETCH = [" Regular exercise\n", "2. Enough", " sleep\n", "3. Time with friends\n"]
+TEXTS = {
+    "Regular exercise": "Half an hour of walking lowers tension for the whole day.",
+    "Enough sleep": "Seven hours of rest let the mind recover from pressure.",
+    "Time with friends": "Talking about worries with people we trust makes them smaller.",
+}
+REPAIRED = "The cloud wrote this sentence because no edge could."
+DIRECT = ["Take ", "walks ", "and ", "sleep ", "well."]
+
+
+def script(sketch: Sequence[str] = tuple(SKETCH)) -> Script:
+    def pieces(part: str) -> Sequence[str]:
+        if part == "sketch":
+            return sketch
+        return [REPAIRED] if part.startswith("repair") else DIRECT
+
+    return pieces
+
+
+def write_all(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+    link.write(edge, job, " " + TEXTS[job.segments[0].text])
+
+
+@asynccontextmanager
+async def cloud(
+    reply: Reply | None, *edges: str, says: Script | None = None, **config: int
+) -> AsyncIterator[tuple[CloudService, ScriptedLoop, ScriptedLink]]:
+    """A service over scripted parts; at the end every table must be empty."""
+    link, loop = ScriptedLink(reply), ScriptedLoop(says or script())
+    pool = EdgePool(link)  # type: ignore[arg-type]
+    settings = CloudConfig(engine=EngineConfig(model="large"), **config)
+    service = CloudService(loop, pool, load_prompts(), settings)  # type: ignore[arg-type]
+    serving = asyncio.create_task(pool.serve())
+    link.join(*edges, slots=2)
+    await settle()
+    yield service, loop, link
+    await settle()
+    pool.self_check()
+    assert (service.num_in_flight, pool.num_open, loop.open) == (0, 0, set())
+    link.happen(None)
+    await serving
+
+
+def request(route: str = "sketch", request_id: str = "r", **fields: object) -> Request:
+    messages = (ChatMessage("user", QUESTION),)
+    return Request(request_id=request_id, messages=messages, route=route, **fields)
+
+
+async def ask(service: CloudService, asked: Request) -> tuple[str, Done]:
+    events: list[AnswerEvent] = [event async for event in service.answer(asked)]
+    assert [isinstance(event, Done) for event in events].count(True) == 1
+    assert isinstance(events[-1], Done)
+    return "".join(e.text for e in events if isinstance(e, TextDelta)), events[-1]
+
+
+async def test_sketch_is_expanded_by_both_edges_and_merged_in_order() -> None:
+    async with cloud(write_all, "e1", "e2") as (service, _, _link):
+        text, done = await ask(service, request())
+    positions = [text.index(part) for pair in TEXTS.items() for part in pair]
+    assert positions == sorted(positions)
+    assert done.route == "sketch"
+    assert [segment.text for segment in done.segments] == list(TEXTS)
+    assert {segment.edge for segment in done.segments} == {"e1", "e2"}
+    assert done.usage.edge_completion_tokens > 0
+    assert done.finish_reason == "stop"
+
+
+async def test_edges_begin_while_the_cloud_still_sketches() -> None:
+    async with cloud(None, "e1", "e2") as (service, loop, link):
+        loop.permits = asyncio.Semaphore(3)  # two of three lines
+        events = service.answer(request())
+        assert isinstance(await anext(events), TextDelta)
+        await settle()
+        assert loop.open == {"r/sketch"}
+        assert [m.segments[0].text for _, m in link.sent] == ["Regular exercise", "Enough sleep"]
+        await events.aclose()
+
+
+async def test_text_appears_in_sketch_order_whichever_edge_is_first() -> None:
+    jobs: list[tuple[str, ExpandJob]] = []
+
+    def hold_until_all(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        jobs.append((edge, job))
+        if len(jobs) == len(TEXTS):
+            for held_edge, held in reversed(jobs):
+                write_all(held_edge, held, link)
+
+    async with cloud(hold_until_all, "e1", "e2") as (service, _, _link):
+        text, done = await ask(service, request())
+    positions = [text.index(body) for body in TEXTS.values()]
+    assert positions == sorted(positions)
+    assert done.route == "sketch"
+
+
+async def test_lost_edge_is_replaced_and_shown_text_is_not_repeated() -> None:
+    first, rest = "Walking lowers tension at once.", "It also helps you to sleep."
+    lost: list[str] = []
+
+    def lose_first(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        if job.segments[0].index > 0:
+            write_all(edge, job, link)
+        elif job.attempt == 0:
+            lost.append(edge)
+            link.write(edge, job, f" {first} And", whole=False)
+            link.happen(PeerLeft(edge, "killed"))
+        else:
+            assert job.written.strip() == first
+            link.write(edge, job, f" {rest}")
+
+    async with cloud(lose_first, "e1", "e2") as (service, _, _link):
+        text, done = await ask(service, request())
+    assert text.count(first) == 1
+    assert f"{first} {rest}" in text
+    assert done.segments[0].edge not in lost
+    assert done.segments[0].attempts == 2
+
+
+async def test_cloud_writes_what_edges_cannot() -> None:
+    def fail(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        index = job.segments[0].index
+        if index == 1:
+            failure = Failure(
+                request_id="r", index=1, attempt=job.attempt, code="no_engine", message="broken"
+            )
+            link.happen(PeerMessage(edge, failure))
+        else:
+            write_all(edge, job, link)
+
+    async with cloud(fail, "e1", "e2") as (service, _, _link):
+        text, done = await ask(service, request())
+    assert REPAIRED in text
+    assert [segment.edge for segment in done.segments][1] == "cloud"
+    assert any("broken" in reason for reason in done.reasons)
+
+
+async def test_unfit_expansion_is_repaired() -> None:
+    def copy_heading(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        if job.segments[0].index == 2:
+            link.write(edge, job, "")
+        else:
+            write_all(edge, job, link)
+
+    async with cloud(copy_heading, "e1", "e2") as (service, _, _link):
+        text, done = await ask(service, request())
+    assert REPAIRED in text
+    assert done.segments[2].edge == "cloud"
+
+
+async def test_all_edges_gone_mid_answer_still_gives_a_complete_answer() -> None:
+    def vanish(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        if len(link.sent) == 1:
+            link.happen(PeerLeft(edge, "power cut"))
+
+    async with cloud(vanish, "e1") as (service, _, _link):
+        text, done = await ask(service, request())
+    assert text.count(REPAIRED) == len(TEXTS)
+    assert {segment.edge for segment in done.segments} == {"cloud"}
+
+
+async def test_sketch_with_one_point_falls_back_to_a_direct_answer() -> None:
+    async with cloud(write_all, "e1", says=script([" Only one point\n"])) as (service, _, link):
+        text, done = await ask(service, request())
+        assert link.sent == []
+    assert (text, done.route) == ("".join(DIRECT), "fallback")
+
+
+async def test_without_edges_the_answer_is_direct_and_says_why() -> None:
+    async with cloud(None) as (service, _, _link):
+        text, done = await ask(service, request("auto"))
+    assert (text, done.route) == ("".join(DIRECT), "direct")
+    assert any("edge" in reason for reason in done.reasons)
+
+
+async def test_edge_only_answer_comes_from_an_edge() -> None:
+    def answer(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        link.write(edge, job, "Breathe slowly.")
+
+    async with cloud(answer, "e1") as (service, _, _link):
+        text, done = await ask(service, request("edge_only"))
+    assert (text, done.route, done.segments[0].edge) == ("Breathe slowly.", "edge_only", "e1")
+
+
+async def test_edge_only_answer_is_continued_by_the_cloud_when_its_edge_is_lost() -> None:
+    def begin(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        link.write(edge, job, "Breathe", whole=False)
+        link.happen(PeerLeft(edge, "killed"))
+
+    async with cloud(begin, "e1") as (service, loop, _link):
+        text, done = await ask(service, request("edge_only"))
+        assert loop.prompts["answer"].endswith("Breathe")
+    assert (text, done.route) == ("Breathe" + "".join(DIRECT), "fallback")
+
+
+async def test_closing_the_answer_cancels_the_cloud_and_every_edge() -> None:
+    async with cloud(None, "e1", "e2") as (service, _, link):
+        events = service.answer(request())
+        assert isinstance(await anext(events), TextDelta)
+        await settle()
+        await events.aclose()
+        await settle()
+        jobs = {m.segments[0].index for _, m in link.sent if isinstance(m, ExpandJob)}
+        assert jobs
+        assert {m.index for _, m in link.sent if isinstance(m, Cancel)} == jobs
+
+
+async def test_answer_ends_at_the_users_token_limit() -> None:
+    limited = request(sampling=SamplingParams(max_tokens=150))
+    async with cloud(write_all, "e1", "e2") as (service, _, _link):
+        text, done = await ask(service, limited)
+    assert (len(text), done.completion_tokens, done.finish_reason) == (150, 150, "length")
+
+
+async def test_progress_tells_of_plan_sketch_expansions_and_ends() -> None:
+    async with cloud(write_all, "e1", "e2") as (service, _, _link):
+        events = [event async for event in service.answer(request(progress=True))]
+    stages = [event.stage for event in events if isinstance(event, Progress)]
+    assert stages[0] == "plan"
+    assert stages.count("sketch") == len(TEXTS)
+    assert stages.count("segment_done") == len(TEXTS)
+
+
+async def test_engine_failure_ends_the_answer_with_its_error() -> None:
+    def broken(part: str) -> Sequence[str]:
+        raise Unavailable(f"the engine failed at {part}")
+
+    async with cloud(None, says=broken) as (service, _, _link):
+        with pytest.raises(Unavailable, match="answer"):
+            await ask(service, request("direct"))
+
+
+async def test_requests_over_the_limit_are_refused() -> None:
+    async with cloud(None, max_num_requests=1) as (service, loop, _link):
+        loop.permits = asyncio.Semaphore(0)
+        events = service.answer(request("direct"))
+        reading = asyncio.create_task(anext(events))
+        await settle()
+        with pytest.raises(QueueFull, match="limit is 1"):
+            await ask(service, request("direct", "other"))
+        loop.permits.release()
+        await reading
+        await events.aclose()
+
+
+async def test_request_id_in_flight_is_refused() -> None:
+    async with cloud(None) as (service, loop, _link):
+        loop.permits = asyncio.Semaphore(0)
+        events = service.answer(request("direct"))
+        reading = asyncio.create_task(anext(events))
+        await settle()
+        with pytest.raises(InvalidRequest, match="in flight"):
+            await ask(service, request("direct"))
+        loop.permits.release()
+        await reading
+        await events.aclose()
+
+
+async def test_five_hundred_answers_leave_nothing_behind() -> None:
+    async with cloud(write_all, "e1", "e2") as (service, _, _link):
+        for n in range(500):
+            events = service.answer(request(request_id=f"r{n}"))
+            if n % 2:
+                await anext(events)
+                await events.aclose()
+            else:
+                assert [e async for e in events if isinstance(e, Done)]

@@ -1,0 +1,149 @@
+"""Doubles at the borders of the cloud service: an engine loop that says what a test tells it, and
+edges behind a link whose events a test makes happen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
+
+from picert.engine.sequence import Output
+from picert.errors import QueueFull
+from picert.messages import (
+    Cancel,
+    ChatMessage,
+    ExpandJob,
+    Expansion,
+    Hello,
+    ModelInfo,
+    SamplingParams,
+    TextDelta,
+)
+from picert.transport.events import PeerJoined, PeerMessage
+
+Script = Callable[[str], Sequence[str]]  # a request's part ("sketch", "answer", ...) -> pieces
+
+
+class ByteTokens:
+    """A tokenizer of one token a character, for counting and cutting."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+    def encode_chat(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> list[int]:
+        return self.encode("\n".join(m.content for m in messages) + prefill)
+
+
+class ScriptedLoop:
+    """Stands for EngineLoop: each piece of the script is one output."""
+
+    def __init__(self, script: Script) -> None:
+        self.engine = SimpleNamespace(
+            tokenizer=ByteTokens(), identity=SimpleNamespace(name="large")
+        )
+        self.open: set[str] = set()
+        self.prompts: dict[str, str] = {}
+        self.permits: asyncio.Semaphore | None = None  # where set, a piece takes one
+        self._script = script
+
+    async def stream(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[Output, None]:
+        assert deadline_s is not None
+        part = request_id.split("/")[1]
+        self.prompts[part] = ByteTokens().decode(prompt_ids)
+        pieces = self._script(part)
+        self.open.add(request_id)
+        try:
+            for n, text in enumerate(pieces, start=1):
+                if self.permits is not None:
+                    await self.permits.acquire()
+                reason = "stop" if n == len(pieces) else None
+                yield Output(request_id, text, (n,), None, reason, len(prompt_ids), 0, n, -1.0 * n)
+                await asyncio.sleep(0)
+        finally:
+            self.open.discard(request_id)
+
+
+Reply = Callable[[str, ExpandJob, "ScriptedLink"], None]
+
+
+class ScriptedLink:
+    """Stands for ServerLink: `happen` makes an event, sent messages are kept, `reply` reacts."""
+
+    def __init__(self, reply: Reply | None = None) -> None:
+        self.sent: list[tuple[str, object]] = []
+        self.full: set[str] = set()
+        self.silent: set[str] = set()
+        self.reply = reply
+        self._events: asyncio.Queue[object] = asyncio.Queue()
+
+    def happen(self, event: object) -> None:
+        self._events.put_nowait(event)
+
+    def join(self, *names: str, slots: int = 1) -> None:
+        for name in names:
+            self.happen(PeerJoined(name, hello(name, slots)))
+
+    async def events(self) -> AsyncIterator[object]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    def state(self, name: str) -> str:
+        return "probation" if name in self.silent else "alive"
+
+    async def send(self, name: str, message: object) -> None:
+        if name in self.full:
+            raise QueueFull("full")
+        self.sent.append((name, message))
+        if self.reply is not None and not isinstance(message, Cancel):
+            self.reply(name, message, self)
+
+    def write(self, edge: str, job: ExpandJob, text: str, *, whole: bool = True) -> None:
+        """Let an edge send `text` piece by piece for the first segment of its job."""
+        index = job.segments[0].index if isinstance(job, ExpandJob) else 0
+        for word in text.split(" "):
+            piece = word if word == text.split(" ")[0] else " " + word
+            self.happen(PeerMessage(edge, TextDelta(job.request_id, index, job.attempt, piece)))
+        if whole:
+            done = expansion(index, job.attempt, text=text, request_id=job.request_id)
+            self.happen(PeerMessage(edge, done))
+
+
+def hello(name: str, slots: int = 1) -> Hello:
+    """What an edge named `name` with one tiny model says first."""
+    model = ModelInfo("tiny", "f", 1000, 4096)
+    return Hello(name=name, picert_version="0", models=(model,), slots=slots, kv_tokens=100)
+
+
+def expansion(
+    index: int = 0, attempt: int = 0, *, text: str = "done", request_id: str = "r"
+) -> Expansion:
+    """A finished expansion, ten tokens of prompt and as many as words of text."""
+    return Expansion(
+        request_id=request_id,
+        index=index,
+        attempt=attempt,
+        text=text,
+        finish_reason="stop",
+        model="tiny",
+        prompt_tokens=10,
+        cached_tokens=0,
+        completion_tokens=len(text.split()),
+        mean_logprob=-1.0,
+        seconds=0.1,
+    )
+
+
+async def settle() -> None:
+    """Let everything that is ready run."""
+    for _ in range(20):
+        await asyncio.sleep(0)

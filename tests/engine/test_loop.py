@@ -248,12 +248,14 @@ async def test_idle_loop_makes_no_steps(make: Make) -> None:
 def test_consumer_whose_event_loop_is_gone_is_forgotten(make: Make) -> None:
     runner = paused()
     loop = make(runner)
-    gone = asyncio.new_event_loop()
     stream = loop.stream("x", [1], FOREVER)
-    first = gone.create_task(anext(stream))
-    gone.run_until_complete(asyncio.sleep(0, loop=None) if False else asyncio.sleep(0))
-    first.cancel()
-    gone.run_until_complete(asyncio.gather(first, return_exceptions=True))
-    gone.close()
+    waiting = stream.__anext__()
+
+    async def submit() -> None:
+        waiting.send(None)  # up to where it waits for its first output
+
+    asyncio.run(submit())  # and then nobody runs this event loop again
     runner.gate.release(10**6)
     asyncio.run(drained(loop))
+    assert loop.stats().finished["cancelled"] == 1
+    waiting.close()

@@ -1,7 +1,7 @@
 """A runner and a tokenizer that cost nothing, for tests whose subject is the engine around them.
 
-The runner's logits are a function of all tokens before, which it reads back from its own paged memory
-through the block tables, so a wrong slot, table or share changes what is generated.
+The runner's logits are a function of all tokens before, which it reads back from its own paged
+memory through the block tables, so a wrong slot, table or share changes what is generated.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from picert.models.config import ModelConfig
 
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
 from picert.engine.runner import ModelIdentity
-from picert.models.config import ModelConfig
 
 VOCAB_SIZE = 96
 END = 0
@@ -51,7 +51,7 @@ class FakeRunner:
         num_layers=1,
         num_heads=1,
         num_kv_heads=1,
-        head_dim=1,
+        head_dim=2,
         max_position=256,
         rms_norm_eps=1e-5,
         rope_theta=1e4,

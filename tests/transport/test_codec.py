@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picert.errors import ProtocolError
-from picert.messages import PROTOCOL_VERSION, Cancel, ExpandJob, Heartbeat, Hello, TextDelta
+from picert.messages import PROTOCOL_VERSION, Cancel, Drain, ExpandJob, Heartbeat, Hello, TextDelta
 from picert.transport.codec import TYPE_NUMBERS, decode, encode
 
 LIMIT = 1 << 20
@@ -97,7 +97,7 @@ def test_text_that_cannot_be_encoded_is_refused():
 def test_value_outside_its_range_is_refused():
     job = link_messages.TO_EDGE[1]
     body = pack(job).replace(pack("temperature") + pack(0.5), pack("temperature") + pack(-0.5))
-    with pytest.raises(ProtocolError, match="temperature is -0.5"):
+    with pytest.raises(ProtocolError, match=r"temperature is -0\.5"):
         decode(frames_of(type(job), body), LIMIT)
 
 
@@ -156,7 +156,7 @@ def test_mutated_frames_decode_to_a_message_or_raise_protocol_error(message, edi
 
 
 @given(
-    st.sampled_from(sorted(TYPE_NUMBERS.values())),
+    st.sampled_from(sorted(set(TYPE_NUMBERS.values()) - {TYPE_NUMBERS[Drain]})),  # {} is a Drain
     st.recursive(
         st.none()
         | st.booleans()

@@ -10,7 +10,6 @@ namespace picert::cpu {
 namespace {
 
 constexpr int kHalf = kGroup / 2;
-constexpr int kSuperGroups = 8;  // groups in a block of the K types
 
 float read_half(const uint8_t* bytes) {
   uint16_t bits;
@@ -37,13 +36,15 @@ void add_fifth_bits(const uint8_t* bits, uint8_t* codes) {
 }
 
 // Q4_0 {half d; nibbles[16]}, Q4_1 {half d, m; nibbles[16]}
-void unpack_q4(const uint8_t* block, bool has_minimum, Group& out) {
+template <bool has_minimum>
+void unpack_q4(const uint8_t* block, int, Group& out) {
   set_scale(out, read_half(block), has_minimum ? read_half(block + 2) : 0.0f);
   unpack_nibbles(block + (has_minimum ? 4 : 2), out.codes);
 }
 
 // Q5_0 {half d; bits[4]; nibbles[16]}, Q5_1 {half d, m; bits[4]; nibbles[16]}
-void unpack_q5(const uint8_t* block, bool has_minimum, Group& out) {
+template <bool has_minimum>
+void unpack_q5(const uint8_t* block, int, Group& out) {
   set_scale(out, read_half(block), has_minimum ? read_half(block + 2) : 0.0f);
   const uint8_t* bits = block + (has_minimum ? 4 : 2);
   unpack_nibbles(bits + 4, out.codes);
@@ -51,7 +52,7 @@ void unpack_q5(const uint8_t* block, bool has_minimum, Group& out) {
 }
 
 // Q8_0 {half d; int8 codes[32]}
-void unpack_q8(const uint8_t* block, Group& out) {
+void unpack_q8(const uint8_t* block, int, Group& out) {
   set_scale(out, read_half(block), 0.0f);
   for (int i = 0; i < kGroup; i++) out.codes[i] = block[2 + i] ^ 0x80;  // int8 to code - 128
 }
@@ -128,26 +129,28 @@ int zero_code(DType dtype) {
   }
 }
 
-void unpack_group(DType dtype, const uint8_t* row, int64_t index, Group& out) {
+GroupReader group_reader(DType dtype) {
   const TypeTraits type = traits(dtype);
-  const int64_t groups = type.block_values / kGroup;
-  const uint8_t* block = row + index / groups * type.block_bytes;
-  const int group = static_cast<int>(index % kSuperGroups);
+  const auto reader = [&](auto unpack) {
+    return GroupReader{unpack, type.block_bytes, type.block_values / kGroup};
+  };
   switch (dtype) {
     case DType::q4_0:
+      return reader(unpack_q4<false>);
     case DType::q4_1:
-      return unpack_q4(block, dtype == DType::q4_1, out);
+      return reader(unpack_q4<true>);
     case DType::q5_0:
+      return reader(unpack_q5<false>);
     case DType::q5_1:
-      return unpack_q5(block, dtype == DType::q5_1, out);
+      return reader(unpack_q5<true>);
     case DType::q8_0:
-      return unpack_q8(block, out);
+      return reader(unpack_q8);
     case DType::q4_k:
-      return unpack_q4_k(block, group, out);
+      return reader(unpack_q4_k);
     case DType::q5_k:
-      return unpack_q5_k(block, group, out);
+      return reader(unpack_q5_k);
     case DType::q6_k:
-      return unpack_q6_k(block, group, out);
+      return reader(unpack_q6_k);
     default:
       fail("tensor type number ", static_cast<int>(dtype), " has no groups");
   }

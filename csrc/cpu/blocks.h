@@ -21,8 +21,19 @@ bool is_quantized(DType dtype);
 // The code that means zero in types without a minimum; 0 in the others.
 int zero_code(DType dtype);
 
-// Group `index` (weights 32 * index and on) of the row that starts at `row`. The type must be a quantised
-// one.
-void unpack_group(DType dtype, const uint8_t* row, int64_t index, Group& out);
+// Reads the groups of rows of one quantised type.
+struct GroupReader {
+  void (*unpack)(const uint8_t* block, int group, Group& out);
+  int64_t block_bytes;
+  int64_t block_groups;
+
+  // Group `index` (weights 32 * index and on) of the row that starts at `row`.
+  void operator()(const uint8_t* row, int64_t index, Group& out) const {
+    unpack(row + index / block_groups * block_bytes, static_cast<int>(index % block_groups), out);
+  }
+};
+
+// Throws std::invalid_argument for a type that is not quantised.
+GroupReader group_reader(DType dtype);
 
 }  // namespace picert::cpu

@@ -120,17 +120,17 @@ inline void dot(const TileU8& tile, int half, const ActivationGroup* x, int64_t 
   }
 }
 
-// -zero * total, from where a symmetric type's integer sum starts.
+// zero * -total, from where a symmetric type's integer sum starts.
 template <int kZero>
-inline __m256i start(int32_t total) {
-  return _mm256_set1_epi32(-total * kZero);
+inline __m256i start(int32_t minus_total) {
+  return _mm256_set1_epi32(minus_total * kZero);
 }
 
 // sum[r] += one tile's part of row r, for types with a zero.
 template <int R, typename Tile>
 inline void add_tile(const Tile& tile, int half, const ActivationGroup* x, int64_t groups, __m256* sum) {
   __m256i acc[R];
-  for (int r = 0; r < R; r++) acc[r] = start<Tile::kZero>(x[r * groups].total);
+  for (int r = 0; r < R; r++) acc[r] = start<Tile::kZero>(x[r * groups].minus_total);
   dot<R>(tile, half, x, groups, 0, kOperands, acc);
   const __m256 scale = halves(tile.scale, half);
   for (int r = 0; r < R; r++) {
@@ -168,11 +168,11 @@ template <int R>
 inline void add_tile(const TileU6& tile, int half, const ActivationGroup* x, int64_t groups, __m256* sum) {
   __m256i acc[R];
   __m256 scaled[R];
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].low);
+  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_low);
   dot<R>(tile, half, x, groups, 0, 4, acc);
   const __m256 low = halves(tile.scale[0], half);
   for (int r = 0; r < R; r++) scaled[r] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), low);
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].high);
+  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_high);
   dot<R>(tile, half, x, groups, 4, 8, acc);
   const __m256 high = halves(tile.scale[1], half);
   for (int r = 0; r < R; r++) {
@@ -311,11 +311,11 @@ void quantize_group(const float* x, ActivationGroup& out) {
   const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(qa, qb), _mm256_packs_epi32(qc, qd));
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.codes), _mm256_permutevar8x32_epi32(mixed, order));
-  out.low = reduce_add(_mm256_add_epi32(qa, qb));
-  out.high = reduce_add(_mm256_add_epi32(qc, qd));
-  out.total = out.low + out.high;
+  out.minus_low = -reduce_add(_mm256_add_epi32(qa, qb));
+  out.minus_high = -reduce_add(_mm256_add_epi32(qc, qd));
+  out.minus_total = out.minus_low + out.minus_high;
   out.scale = largest > kSmallestActivation ? largest * (1.0f / 127.0f) : 0.0f;
-  out.sum = out.scale * static_cast<float>(out.total);
+  out.sum = -out.scale * static_cast<float>(out.minus_total);
 }
 
 void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {

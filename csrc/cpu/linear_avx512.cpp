@@ -77,18 +77,18 @@ inline void dot(const Tile& tile, const ActivationGroup* x, int64_t groups, int 
   }
 }
 
-// -zero * total, from where a symmetric type's integer sum starts.
+// zero * -total, from where a symmetric type's integer sum starts.
 template <int kZero>
-inline __m512i start(int32_t total) {
+inline __m512i start(int32_t minus_total) {
   static_assert((kZero & (kZero - 1)) == 0, "a shift stands for the product");
-  return _mm512_slli_epi32(_mm512_set1_epi32(-total), __builtin_ctz(kZero));
+  return _mm512_slli_epi32(_mm512_set1_epi32(minus_total), __builtin_ctz(kZero));
 }
 
 // sum[r] += one tile's part of row r, for types with a zero.
 template <int R, typename Tile>
 inline void add_tile(const Tile& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
   __m512i acc[R];
-  for (int r = 0; r < R; r++) acc[r] = start<Tile::kZero>(x[r * groups].total);
+  for (int r = 0; r < R; r++) acc[r] = start<Tile::kZero>(x[r * groups].minus_total);
   dot<R>(tile, x, groups, 0, kOperands, acc);
   const __m512 scale = halves(tile.scale);
   for (int r = 0; r < R; r++) {
@@ -125,11 +125,11 @@ template <int R>
 inline void add_tile(const TileU6& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
   __m512i acc[R];
   __m512 scaled[R];
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].low);
+  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_low);
   dot<R>(tile, x, groups, 0, 4, acc);
   const __m512 low = halves(tile.scale[0]);
   for (int r = 0; r < R; r++) scaled[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), low);
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].high);
+  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_high);
   dot<R>(tile, x, groups, 4, 8, acc);
   const __m512 high = halves(tile.scale[1]);
   for (int r = 0; r < R; r++) {
@@ -232,11 +232,11 @@ inline void quantize_group(__m512 low, __m512 high, ActivationGroup& out) {
   const __m512i low_codes = codes_of(low, inverse), high_codes = codes_of(high, inverse);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out.codes), _mm512_cvtsepi32_epi8(low_codes));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out.codes + 16), _mm512_cvtsepi32_epi8(high_codes));
-  out.low = _mm512_reduce_add_epi32(low_codes);
-  out.high = _mm512_reduce_add_epi32(high_codes);
-  out.total = out.low + out.high;
+  out.minus_low = -_mm512_reduce_add_epi32(low_codes);
+  out.minus_high = -_mm512_reduce_add_epi32(high_codes);
+  out.minus_total = out.minus_low + out.minus_high;
   out.scale = largest > kSmallestActivation ? largest * (1.0f / 127.0f) : 0.0f;
-  out.sum = out.scale * static_cast<float>(out.total);
+  out.sum = -out.scale * static_cast<float>(out.minus_total);
 }
 
 void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {

@@ -40,7 +40,7 @@ int32_t dot(const Tile& tile, const ActivationGroup& x, int n, int first, int la
 // Add one tile's part of output n to `sum`.
 template <typename Tile>
 float add_tile(const Tile& tile, const ActivationGroup& x, int n, float sum) {
-  const int32_t exact = dot(tile, x, n, 0, kOperands) - Tile::kZero * x.total;
+  const int32_t exact = dot(tile, x, n, 0, kOperands) + Tile::kZero * x.minus_total;
   return std::fma(static_cast<float>(exact), half_to_float(tile.scale[n]) * x.scale, sum);
 }
 
@@ -53,8 +53,8 @@ float add_tile_with_minimum(const Tile& tile, const ActivationGroup& x, int n, f
 
 template <>
 float add_tile(const TileU6& tile, const ActivationGroup& x, int n, float sum) {
-  const int32_t low = dot(tile, x, n, 0, 4) - TileU6::kZero * x.low;
-  const int32_t high = dot(tile, x, n, 4, 8) - TileU6::kZero * x.high;
+  const int32_t low = dot(tile, x, n, 0, 4) + TileU6::kZero * x.minus_low;
+  const int32_t high = dot(tile, x, n, 4, 8) + TileU6::kZero * x.minus_high;
   const float scaled = static_cast<float>(low) * half_to_float(tile.scale[0][n]);
   return std::fma(std::fma(static_cast<float>(high), half_to_float(tile.scale[1][n]), scaled), x.scale, sum);
 }
@@ -116,13 +116,13 @@ void quantize_group(const float* x, int count, ActivationGroup& out) {
     // do.
     const float rounded = i < count ? (x[i] * inverse + 0x1.8p23f) - 0x1.8p23f : 0.0f;
     out.codes[i] = static_cast<int8_t>(std::fmin(127.0f, std::fmax(-127.0f, rounded)));  // also for NaN
-    halves[i / 16] += out.codes[i];
+    halves[i / 16] -= out.codes[i];
   }
-  out.low = halves[0];
-  out.high = halves[1];
-  out.total = out.low + out.high;
+  out.minus_low = halves[0];
+  out.minus_high = halves[1];
+  out.minus_total = out.minus_low + out.minus_high;
   out.scale = largest > kSmallestActivation ? largest * (1.0f / 127.0f) : 0.0f;
-  out.sum = out.scale * static_cast<float>(out.total);
+  out.sum = -out.scale * static_cast<float>(out.minus_total);
 }
 
 void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {

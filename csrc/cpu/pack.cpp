@@ -148,41 +148,47 @@ void put_scales(TileU6& tile, int n, const Scales& scales, float inverse) {
   for (int half = 0; half < 2; half++) tile.scale[half][n] = float_to_half(scales.scale[half] * inverse);
 }
 
-// One output into its place in a column; returns its unit. `scratch` holds one entry per group.
+float largest_of(const Scales& scales) {
+  return std::max({std::fabs(scales.scale[0]), std::fabs(scales.scale[1]), std::fabs(scales.minimum)});
+}
+
+// One column of `outputs` rows from `rows` on into `tiles`, zeros elsewhere, and the outputs' units.
 template <typename Tile>
-float pack_output(DType dtype, const uint8_t* row, int64_t groups, int n, Tile* tiles, Scales* scratch) {
-  float largest = 0.0f;
+void pack_column(const TensorView& source, const uint8_t* rows, int outputs, Tile* tiles, float* units,
+                 std::vector<Scales>& scratch) {
+  const GroupReader read = group_reader(source.dtype);
+  const int64_t groups = num_groups(source.cols), row_bytes = source.row_bytes();
+  float largest[kTileOutputs] = {};
+  if (outputs < kTileOutputs)
+    std::memset(static_cast<void*>(tiles), 0, static_cast<size_t>(groups) * sizeof(Tile));
   for (int64_t g = 0; g < groups; g++) {
-    Group group;
-    unpack_group(dtype, row, g, group);
-    put_codes(tiles[g], n, group.codes);
-    scratch[g] = {{group.scale[0], group.scale[1]}, group.minimum};
-    largest =
-        std::max({largest, std::fabs(group.scale[0]), std::fabs(group.scale[1]), std::fabs(group.minimum)});
+    for (int n = 0; n < outputs; n++) {
+      Group group;
+      read(rows + n * row_bytes, g, group);
+      put_codes(tiles[g], n, group.codes);
+      Scales& scales = scratch[static_cast<size_t>(g * kTileOutputs + n)];
+      scales = {{group.scale[0], group.scale[1]}, group.minimum};
+      largest[n] = std::max(largest[n], largest_of(scales));
+    }
   }
-  const float unit = unit_for(largest);
-  for (int64_t g = 0; g < groups; g++) put_scales(tiles[g], n, scratch[g], 1.0f / unit);
-  return unit;
+  for (int n = 0; n < kTileOutputs; n++) units[n] = unit_for(largest[n]);
+  for (int64_t g = 0; g < groups; g++) {
+    for (int n = 0; n < outputs; n++) {
+      put_scales(tiles[g], n, scratch[static_cast<size_t>(g * kTileOutputs + n)], 1.0f / units[n]);
+    }
+  }
 }
 
 template <typename Tile>
 void pack_columns(const Worker& worker, const TensorView& source, PackedMatrix::Impl& into) {
-  const int64_t groups = num_groups(source.cols);
-  std::vector<Scales> scratch(static_cast<size_t>(groups));
+  std::vector<Scales> scratch(static_cast<size_t>(num_groups(source.cols) * kTileOutputs));
   const auto [begin, end] = worker.share(source.rows, kTileOutputs);
   for (int64_t first = begin; first < end; first += kTileOutputs) {
     uint8_t* column =
         into.columns.as<uint8_t>() + static_cast<size_t>(first / kTileOutputs) * into.column_bytes;
-    auto* units = into.units.as<float>() + first;
-    const int64_t outputs = std::min<int64_t>(kTileOutputs, end - first);
-    if (outputs < kTileOutputs) {
-      std::memset(column, 0, into.column_bytes);
-      std::fill(units, units + kTileOutputs, 1.0f);
-    }
-    for (int n = 0; n < outputs; n++) {
-      const uint8_t* row = source.data + (first + n) * source.row_bytes();
-      units[n] = pack_output(source.dtype, row, groups, n, reinterpret_cast<Tile*>(column), scratch.data());
-    }
+    const auto outputs = static_cast<int>(std::min<int64_t>(kTileOutputs, end - first));
+    pack_column(source, source.data + first * source.row_bytes(), outputs, reinterpret_cast<Tile*>(column),
+                into.units.as<float>() + first, scratch);
   }
 }
 

@@ -55,9 +55,10 @@ void dequantize_row(const TensorView& tensor, int64_t row, float* out) {
   const uint8_t* data = tensor.data + row * tensor.row_bytes();
   if (!is_quantized(tensor.dtype)) return dequantize_floats(tensor.dtype, data, tensor.cols, out);
   const auto zero = static_cast<float>(zero_code(tensor.dtype));
+  const GroupReader read = group_reader(tensor.dtype);
   for (int64_t g = 0; g < tensor.cols / kGroup; g++) {
     Group group;
-    unpack_group(tensor.dtype, data, g, group);
+    read(data, g, group);
     for (int i = 0; i < kGroup; i++) {
       const float scale = group.scale[i / (kGroup / 2)];
       out[g * kGroup + i] = scale * (static_cast<float>(group.codes[i]) - zero) + group.minimum;

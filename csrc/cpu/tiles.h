@@ -75,10 +75,11 @@ struct TileU8 {  // Q8_0: 544 bytes
 struct ActivationGroup {
   int8_t codes[kTileInputs];
   float scale;
-  float sum;      // scale * total
-  int32_t total;  // of all codes
-  int32_t low;    // of codes 0..15
-  int32_t high;   // of codes 16..31
+  float sum;  // scale * the sum of the codes
+  // Negated, as the integer sums of types with a zero start at zero * -total:
+  int32_t minus_total;  // of all codes
+  int32_t minus_low;    // of codes 0..15
+  int32_t minus_high;   // of codes 16..31
 };
 
 // A group whose largest magnitude is no more than this becomes zero: 127 / largest must not overflow.

@@ -195,8 +195,9 @@ void check_group(const ActivationGroup& group, const float* x, int count) {
     EXPECT(std::fabs(value - group.scale * static_cast<float>(group.codes[i])) <= group.scale * 0.50001f,
            "value %d: %g became %d * %g", i, value, group.codes[i], group.scale);
   }
-  EXPECT(group.low == low && group.high == high && group.total == low + high, "sums are off");
-  EXPECT(group.sum == group.scale * static_cast<float>(group.total), "the scaled sum is off");
+  EXPECT(group.minus_low == -low && group.minus_high == -high && group.minus_total == -low - high,
+         "sums are off");
+  EXPECT(group.sum == group.scale * static_cast<float>(low + high), "the scaled sum is off");
 }
 
 void activations_are_rounded_to_the_nearest_code() {

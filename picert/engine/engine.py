@@ -56,6 +56,7 @@ class Engine:
         self._runner = runner
         # Models pad their vocabulary: what the tokenizer does not know is never drawn.
         self._vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
+        self._own_end_ids = (*tokenizer.eos_token_ids, *runner.config.eos_token_ids)
         self._clock = clock
         self._scheduler = Scheduler(self._limits())
         self._sampler = Sampler(self._vocab_size)
@@ -233,7 +234,7 @@ class Engine:
     def _new_sequence(
         self, request_id: str, prompt_ids: list[int], params: SamplingParams
     ) -> Sequence:
-        own = () if params.ignore_eos else self.tokenizer.eos_token_ids
+        own = () if params.ignore_eos else self._own_end_ids
         room = self.kv_plan.max_model_len - len(prompt_ids)
         seq_id, self._next_seq_id = self._next_seq_id, self._next_seq_id + 1
         return Sequence(

@@ -94,7 +94,7 @@ async def test_cancelling_the_consumer_aborts(make: Make) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     await drained(loop)
 
 
@@ -107,7 +107,7 @@ async def test_cancelling_before_the_first_output_aborts(make: Make) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     await drained(loop)
 
 
@@ -123,7 +123,7 @@ async def test_deadline_ends_the_stream_even_while_a_step_hangs(make: Make) -> N
     with pytest.raises(DeadlineExceeded, match=r"within 0\.02 s"):
         await collect(loop.stream("x", [1], FOREVER, deadline_s=0.02))
     assert loop.num_requests == 0
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     await drained(loop)
 
 
@@ -132,7 +132,7 @@ async def test_deadline_that_has_passed_ends_at_once(make: Make) -> None:
     loop = make(runner)
     with pytest.raises(DeadlineExceeded):
         await collect(loop.stream("x", [1], FOREVER, deadline_s=-1.0))
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
 
 
 async def test_refused_request_raises_and_leaves_others_alone(make: Make) -> None:
@@ -150,7 +150,7 @@ async def test_request_id_in_use_leaves_its_owner_alone(make: Make) -> None:
     first = asyncio.create_task(collect(loop.stream("x", [1], SHORT)))
     second = asyncio.create_task(collect(loop.stream("x", [2], SHORT)))
     await asyncio.sleep(0)
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     assert await first == greedy_after([1], 5)
     with pytest.raises(InvalidRequest, match="in use"):
         await second
@@ -163,7 +163,7 @@ async def test_more_streams_than_the_bound_are_refused(make: Make) -> None:
     await asyncio.sleep(0)
     with pytest.raises(QueueFull, match="the limit is 3"):
         await collect(loop.stream("r3", [1], SHORT))
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     assert len(await asyncio.gather(*tasks)) == 3
 
 
@@ -196,7 +196,7 @@ async def test_stop_ends_every_stream_exactly_once(make: Make) -> None:
 
     tasks = [asyncio.create_task(consume(i)) for i in range(4)]
     await asyncio.sleep(0)
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     await asyncio.to_thread(loop.stop, 10.0)
     await asyncio.gather(*tasks)
     assert [type(error) for error in ends] == [Unavailable] * 4
@@ -213,7 +213,7 @@ async def test_stop_does_not_wait_for_a_step_that_hangs(make: Make) -> None:
     await asyncio.to_thread(loop.stop, 0.01)
     with pytest.raises(Unavailable, match="stopped"):
         await task
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
 
 
 async def test_loop_that_has_not_started_refuses(make: Make) -> None:
@@ -231,7 +231,7 @@ async def test_stall_is_seen_only_while_there_is_work(make: Make) -> None:
     await asyncio.sleep(0)
     assert loop.seconds_stalled() > 0.0
     before = loop.last_step_at
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     await task
     assert loop.seconds_stalled() == 0.0
     assert loop.last_step_at > before
@@ -255,7 +255,7 @@ def test_consumer_whose_event_loop_is_gone_is_forgotten(make: Make) -> None:
         waiting.send(None)  # up to where it waits for its first output
 
     asyncio.run(submit())  # and then nobody runs this event loop again
-    runner.gate.release(10**6)
+    runner.gate.release(10**4)
     asyncio.run(drained(loop))
     assert loop.stats().finished["cancelled"] == 1
     waiting.close()

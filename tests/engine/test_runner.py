@@ -1,0 +1,158 @@
+"""Tiny checkpoints through the whole engine: a request's tokens do not depend on its company."""
+
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+from picert.config import EngineConfig
+from picert.engine.engine import Engine, load_engine
+from picert.engine.runner import NativeRunner, TorchRunner, load_runner
+from picert.errors import ConfigError
+from picert.messages import SamplingParams
+from picert.models.weights import Checkpoint, load_checkpoint
+
+Tokens = tuple[int, ...]
+RUNNERS = ["torch", "native"]
+SETTINGS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "no_prefix_cache": {"enable_prefix_caching": False},
+    "chunks": {"max_num_batched_tokens": 32},
+    "preemption": {"kv_tokens": 168},
+    "preemption_chunks_no_cache": {
+        "kv_tokens": 168,
+        "enable_prefix_caching": False,
+        "max_num_batched_tokens": 32,
+    },
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "llama": tiny_models.make_gguf(folder, "llama", "Q8_0"),
+        "gemma3": tiny_models.make_gguf(folder, "gemma3", "Q8_0"),
+    }
+
+
+def make(path: Path, runner: str, **fields: object) -> Engine:
+    values: dict[str, object] = {
+        "runner": runner,
+        "threads": 1,
+        "block_size": 8,
+        "kv_tokens": 4096,
+        "max_model_len": 128,
+        **fields,
+    }
+    return load_engine(EngineConfig(model=str(path), **values))  # type: ignore[arg-type]
+
+
+def prompts_of(vocab_size: int) -> list[list[int]]:
+    """32 prompts, most of which begin alike."""
+    rng = random.Random(1)
+    shared = [rng.randrange(vocab_size) for _ in range(40)]
+    return [
+        shared[: rng.choice([0, 17, 40])] + [rng.randrange(vocab_size) for _ in range(n + 1)]
+        for n in range(32)
+    ]
+
+
+PARAMS = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+
+
+def generate(engine: Engine, prompts: list[list[int]]) -> list[Tokens]:
+    for i, prompt in enumerate(prompts):
+        engine.add(str(i), prompt, PARAMS)
+    texts: list[Tokens] = [()] * len(prompts)
+    while engine.has_work:
+        for output in engine.step():
+            texts[int(output.request_id)] += output.token_ids
+        engine.self_check()
+    return texts
+
+
+@pytest.fixture(scope="module")
+def alone(paths: dict[str, Path]) -> Callable[[str, str], list[Tokens]]:
+    """Each prompt by itself, with nothing shared, chunked or preempted."""
+
+    @cache
+    def one_by_one(runner: str, arch: str) -> list[Tokens]:
+        engine = make(paths[arch], runner, enable_prefix_caching=False)
+        prompts = prompts_of(engine.tokenizer.vocab_size)
+        return [generate(engine, [prompt])[0] for prompt in prompts]
+
+    return one_by_one
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_greedy_tokens_are_the_same_alone_and_among_31_others(
+    runner: str,
+    arch: str,
+    name: str,
+    paths: dict[str, Path],
+    alone: Callable[[str, str], list[Tokens]],
+) -> None:
+    engine = make(paths[arch], runner, **SETTINGS[name])
+    together = generate(engine, prompts_of(engine.tokenizer.vocab_size))
+    assert (engine.stats.preemptions > 0) == name.startswith("preemption")
+    assert (engine.stats.cached_tokens > 0) == ("no" not in name.split("_"))
+    assert together == alone(runner, arch)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(paths: dict[str, Path]) -> Checkpoint:
+    return load_checkpoint(paths["llama"])
+
+
+def config_of(**fields: object) -> EngineConfig:
+    return EngineConfig(model="tiny", threads=1, **fields)  # type: ignore[arg-type]
+
+
+def test_auto_is_native_on_a_cpu(checkpoint: Checkpoint) -> None:
+    assert isinstance(load_runner(config_of(), checkpoint, lambda: False), NativeRunner)
+
+
+def test_runner_names_its_model(checkpoint: Checkpoint) -> None:
+    runner = load_runner(config_of(runner="torch"), checkpoint, lambda: False)
+    assert isinstance(runner, TorchRunner)
+    assert runner.identity.fingerprint == checkpoint.fingerprint
+    assert runner.identity.num_parameters == checkpoint.num_parameters
+
+
+def test_kv_bytes_are_what_torch_allocates(checkpoint: Checkpoint) -> None:
+    runner = load_runner(config_of(runner="torch"), checkpoint, lambda: False)
+    assert isinstance(runner, TorchRunner)
+    runner.allocate_kv(3, 8)
+    held = sum(t.numel() * t.element_size() for pair in runner._caches for t in pair)
+    assert held == 24 * runner.kv_bytes_per_token
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"device": "cuda"}, "no CUDA device is visible"),
+        ({"runner": "native", "dtype": "float16"}, "dtype is float16"),
+    ],
+)
+def test_combinations_that_do_not_exist_are_refused(
+    checkpoint: Checkpoint, fields: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_runner(config_of(**fields), checkpoint, lambda: False)
+
+
+def test_native_runner_on_a_gpu_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match="for the CPU"):
+        load_runner(config_of(runner="native", device="cuda"), checkpoint, lambda: True)

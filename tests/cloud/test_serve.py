@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
 import httpx
 import pytest
-from scripted_service import DONE, ScriptedService, plan, text
+from scripted_service import DONE, WAIT_S, ScriptedService, plan, running, text
 
-from picert.cloud.http import Health, HttpLimits, ServedModel, bind, create_app, serve
+from picert.cloud.http import bind
 from picert.errors import ConfigError
 
 BODY = {"messages": [{"role": "user", "content": "How do I rest?"}]}
 PATH = "/v1/chat/completions"
-WAIT_S = 10.0
-
-
-@asynccontextmanager
-async def running(
-    service: ScriptedService,
-    drain: Callable[[], Awaitable[None]] | None = None,
-    shutdown_timeout_s: float = 1.0,
-) -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A served application: its URL, and the event that stops it."""
-    app = create_app(
-        service, Health, [ServedModel("m", 0)], HttpLimits(keep_alive_s=0.05, max_body_bytes=10_000)
-    )
-    stop = asyncio.Event()
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(
-        serve(
-            *(app, "127.0.0.1", 0),
-            ready=port.set_result,
-            stop=stop,
-            drain=drain,
-            shutdown_timeout_s=shutdown_timeout_s,
-        )
-    )
-    try:
-        yield f"http://127.0.0.1:{await asyncio.wait_for(port, WAIT_S)}", stop
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, WAIT_S)
 
 
 async def closed(service: ScriptedService) -> None:

@@ -7,12 +7,15 @@ A script is a list of events, errors to raise, and `asyncio.Event`s to wait for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 
+from picert.cloud.http import Health, HttpLimits, ServedModel, create_app, serve
 from picert.messages import AnswerEvent, Done, Progress, Request, SegmentReport, TextDelta, Usage
 
+WAIT_S = 10.0  # for anything that should come at once
 Step = AnswerEvent | Exception | asyncio.Event
 
 DONE = Done(
@@ -79,3 +82,31 @@ def plan(route: str = "sketch") -> Progress:
 def text(content: str, index: int = 0) -> TextDelta:
     """More of the answer."""
     return TextDelta("", index, 0, content)
+
+
+@asynccontextmanager
+async def running(
+    service: ScriptedService,
+    drain: Callable[[], Awaitable[None]] | None = None,
+    shutdown_timeout_s: float = 1.0,
+) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A served application: its URL, and the event that stops it."""
+    app = create_app(
+        service, Health, [ServedModel("m", 0)], HttpLimits(keep_alive_s=0.05, max_body_bytes=10_000)
+    )
+    stop = asyncio.Event()
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        serve(
+            *(app, "127.0.0.1", 0),
+            ready=port.set_result,
+            stop=stop,
+            drain=drain,
+            shutdown_timeout_s=shutdown_timeout_s,
+        )
+    )
+    try:
+        yield f"http://127.0.0.1:{await asyncio.wait_for(port, WAIT_S)}", stop
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, WAIT_S)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from picert.kernels.ops import AttentionMeta
 from torch import Tensor
+
+from picert.kernels.ops import AttentionMeta
 
 
 class TorchOps:

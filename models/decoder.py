@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from picert.kernels.ops import AttentionMeta, Ops
@@ -119,12 +121,14 @@ class Layer(nn.Module):
             sliding_window=self._window,
             soft_cap=config.attn_soft_cap,
         )
-        return self.o(attended.flatten(1))
+        out: Tensor = self.o(attended.flatten(1))
+        return out
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         is_silu = self._config.activation == "silu"
         gated = self._ops.silu_mul if is_silu else self._ops.gelu_mul
-        return self.down(gated(self.gate(x), self.up(x)))
+        out: Tensor = self.down(gated(self.gate(x), self.up(x)))
+        return out
 
 
 class Decoder(nn.Module):
@@ -170,6 +174,6 @@ class Decoder(nn.Module):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _cos_sin(positions: Tensor, frequencies: object, factor: float) -> CosSin:
-    angles = positions[:, None].float() * torch.as_tensor(frequencies, device=positions.device)
+def _cos_sin(positions: Tensor, frequencies: NDArray[np.float32], factor: float) -> CosSin:
+    angles = positions[:, None].float() * torch.tensor(frequencies, device=positions.device)
     return angles.cos() * factor, angles.sin() * factor

@@ -65,8 +65,9 @@ class Fields:
     def flags(self, key: str) -> tuple[bool, ...]:
         """An array of bools; empty when it is absent or anything else."""
         value = self._values.get(self._prefix + key)
-        is_flags = isinstance(value, list | tuple) and all(isinstance(v, bool) for v in value)
-        return tuple(value) if is_flags else ()
+        if not isinstance(value, list | tuple) or not all(isinstance(v, bool) for v in value):
+            return ()
+        return tuple(value)
 
     def integers(self, key: str) -> tuple[int, ...]:
         """One int or an array of them; empty when absent."""

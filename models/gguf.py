@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from picert.errors import ModelError
 from picert.models.config import ModelConfig
 from picert.models.gguf_config import ROPE_FREQS, config_from_metadata
 from picert.models.gguf_header import GgufHeader, MetadataValue, TensorInfo, read_header
 from picert.models.raw_tensor import RawTensor, dequantize
-
-from picert.errors import ModelError
 
 _OUTER_NAMES = {"token_embd": "embed", "output_norm": "final_norm", "output": "lm_head"}
 _LAYER_NAMES = {

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from picert.errors import ModelError
 from picert.models.config import Architecture, ModelConfig, RopeScaling
 from picert.models.fields import Fields
 from picert.models.gguf_header import MetadataValue
-
-from picert.errors import ModelError
 
 ROPE_FREQS = "rope_freqs.weight"  # the tensor that is really configuration: Llama 3's scaling
 

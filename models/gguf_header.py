@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from picert.models.raw_tensor import BLOCK_FORMATS
 
 from picert.errors import ModelError
+from picert.models.raw_tensor import BLOCK_FORMATS
 
 MetadataValue = str | int | float | bool | tuple[str, ...] | tuple[int, ...] | tuple[float, ...]
 

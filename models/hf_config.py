@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from picert.errors import ModelError
 from picert.models.config import Architecture, ModelConfig, RopeScaling
 from picert.models.fields import Fields
-
-from picert.errors import ModelError
 
 _ARCHITECTURES: dict[str, Architecture] = {
     "LlamaForCausalLM": "llama",

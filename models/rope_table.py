@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+
 from picert.models.config import ModelConfig, RopeScaling
 
 Float64Array = NDArray[np.float64]

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from picert.errors import ModelError
 from picert.models.config import ModelConfig
 from picert.models.fields import Fields
 from picert.models.hf_config import config_from_json
 from picert.models.raw_tensor import BLOCK_FORMATS, RawTensor, dequantize
-
-from picert.errors import ModelError
 
 MAX_JSON_BYTES = 32 << 20
 MAX_SHARDS = 10_000

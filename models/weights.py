@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from picert.errors import ModelError
 from picert.models.config import ModelConfig
 from picert.models.gguf import read_gguf
 from picert.models.gguf_header import MetadataValue
 from picert.models.raw_tensor import RawTensor, dequantize
 from picert.models.safetensors import read_folder
-
-from picert.errors import ModelError
 
 __all__ = [
     "Checkpoint",

@@ -97,7 +97,9 @@ void runs_of_two_callers_do_not_mix() {
   int count = 0;  // unprotected: only one run at a time may touch it
   const auto caller = [&] {
     for (int run = 0; run < 100; run++) {
-      pool.run([&](const Worker& worker) { count += worker.rank == 0; });
+      pool.run([&](const Worker& worker) {
+        if (worker.rank == 0) count++;
+      });
     }
   };
   std::thread other(caller);

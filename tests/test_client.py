@@ -12,7 +12,7 @@ import pytest
 from scripted_service import DONE, WAIT_S, ScriptedService, Step, plan, running, text
 
 from picert.client import Answer, Client, ProgressiveClient
-from picert.cloud.http import bind
+from picert.cloud.server import bind
 from picert.errors import (
     ConfigError,
     ContextLengthExceeded,

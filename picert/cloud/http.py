@@ -1,23 +1,15 @@
-"""The front door: the application with its endpoints and error bodies, and serving it on a loopback
-address.
+"""The front door: the application with its endpoints and the shape of its errors.
 
-`POST /v1/chat/completions` is in `chat`. No signal handler is set here: they are the process's,
-which sets `stop`.
+`POST /v1/chat/completions` is in `chat`, the socket and the server's life in `server`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.requests import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
@@ -26,11 +18,9 @@ from starlette.exceptions import HTTPException
 from picert import __version__
 from picert.cloud import sse
 from picert.cloud.chat import ChatDoor, Service, add_chat, require_model
-from picert.errors import ConfigError, PicertError
+from picert.errors import PicertError
 from picert.messages import PROTOCOL_VERSION, SamplingParams
 
-_BACKLOG = 256  # connections that wait to be accepted
-_CANCEL_GRACE_S = 5.0  # for answers that were cut off at the end to free what they held
 _RETRY_AFTER_S: Mapping[int, str] = MappingProxyType({429: "1", 503: "2"})
 _CODES: Mapping[int, str] = MappingProxyType(
     {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "wrong_content_type"}
@@ -168,92 +158,3 @@ def _error_response(
     if request_id is not None:
         more["x-request-id"] = request_id
     return JSONResponse(body, status, more)
-
-
-# --- serving --------------------------------------------------------------------------------------
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket that listens on a loopback address; port 0 takes any. Raises ConfigError."""
-    address = _loopback(host)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise _not_free(host, port, error) from None
-    return listener
-
-
-async def serve(  # noqa: PLR0913 (the four keywords are one process's life, told by name)
-    app: FastAPI,
-    host: str,
-    port: int,
-    *,
-    ready: Callable[[int], None],
-    stop: asyncio.Event,
-    drain: Callable[[], Awaitable[None]] | None = None,
-    shutdown_timeout_s: float = 10.0,
-) -> None:
-    """Answer on a loopback address until `stop` is set; port 0 takes any free one.
-
-    `ready` is told the port once connections are accepted. After `stop` comes `drain`, during which
-    requests are still answered, then no new connections, and after `shutdown_timeout_s` the end of
-    what is left. Raises ConfigError if the address is not loopback or not free.
-    """
-    listener = bind(host, port)
-    server = _new_server(app, shutdown_timeout_s)
-    await server.startup(sockets=[listener])
-    running = asyncio.create_task(server.main_loop())
-    try:
-        ready(listener.getsockname()[1])
-        await stop.wait()
-        if drain is not None:
-            await drain()
-    finally:
-        server.should_exit = True
-        await running
-        await server.shutdown(sockets=[listener])
-        if server.server_state.tasks:
-            await asyncio.wait(server.server_state.tasks, timeout=_CANCEL_GRACE_S)
-
-
-def _new_server(app: FastAPI, shutdown_timeout_s: float) -> uvicorn.Server:
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=math.ceil(shutdown_timeout_s),
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    return server
-
-
-def _loopback(host: str) -> str:
-    """The address `host` stands for, if it stays on this machine."""
-    name = "127.0.0.1" if host == "localhost" else host.strip("[]")
-    with suppress(ValueError):
-        if ip_address(name).is_loopback:
-            return name
-    raise ConfigError(
-        f"host is {host!r}, must be a loopback address (127.0.0.1, ::1 or localhost): there are "
-        "no API keys yet, so put a proxy that checks them in front",
-        param="host",
-    )
-
-
-def _not_free(host: str, port: int, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot serve on {host} port {port}: {error.strerror}: "
-        "give another port (0 takes any free one)",
-        param="port",
-    )

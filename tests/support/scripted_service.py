@@ -7,12 +7,13 @@ A script is a list of events, errors to raise, and `asyncio.Event`s to wait for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
 
-from picert.cloud.http import Health, HttpLimits, ServedModel, create_app, serve
+from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
+from picert.cloud.server import bind, serve
 from picert.messages import AnswerEvent, Done, Progress, Request, SegmentReport, TextDelta, Usage
 
 WAIT_S = 10.0  # for anything that should come at once
@@ -87,7 +88,6 @@ def text(content: str, index: int = 0) -> TextDelta:
 @asynccontextmanager
 async def running(
     service: ScriptedService,
-    drain: Callable[[], Awaitable[None]] | None = None,
     shutdown_timeout_s: float = 1.0,
 ) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A served application: its URL, and the event that stops it."""
@@ -98,10 +98,9 @@ async def running(
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
         serve(
-            *(app, "127.0.0.1", 0),
+            *(app, bind("127.0.0.1", 0)),
             ready=port.set_result,
             stop=stop,
-            drain=drain,
             shutdown_timeout_s=shutdown_timeout_s,
         )
     )

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from scripted_service import DONE, WAIT_S, ScriptedService, plan, running, text
 
-from picert.cloud.http import bind
+from picert.cloud.http import Health, ServedModel, create_app
+from picert.cloud.server import bind, serve
 from picert.errors import ConfigError
 
 BODY = {"messages": [{"role": "user", "content": "How do I rest?"}]}
@@ -104,25 +105,15 @@ async def test_body_over_the_limit_gets_its_answer() -> None:
         writer.close()
 
 
-async def test_stop_waits_for_drain_and_for_answers_under_way() -> None:
+async def test_stop_waits_for_answers_under_way() -> None:
     release = asyncio.Event()
     service = ScriptedService([plan(), release, text("Walk."), DONE])
-    drained = False
-
-    async def drain() -> None:
-        nonlocal drained
-        drained = True
-        asyncio.get_running_loop().call_later(0.05, release.set)
-
-    async with (
-        running(service, drain, 5.0) as (url, stop),
-        httpx.AsyncClient(base_url=url) as client,
-    ):
+    async with running(service, 5.0) as (url, stop), httpx.AsyncClient(base_url=url) as client:
         answer = asyncio.create_task(client.post(PATH, json=BODY))
         await asyncio.wait_for(service.begun.wait(), WAIT_S)
         stop.set()
+        asyncio.get_running_loop().call_later(0.05, release.set)
         response = await asyncio.wait_for(answer, WAIT_S)
-    assert drained
     assert response.status_code == 200
 
 
@@ -145,6 +136,16 @@ def test_host_that_is_not_loopback_is_refused(host: str) -> None:
 
 def test_port_in_use_is_refused_by_name() -> None:
     with closing(bind("127.0.0.1", 0)) as first:
+        first.listen()
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}.*give another"):
             bind("localhost", port)
+
+
+async def test_port_that_was_taken_after_bind_is_refused_by_name() -> None:
+    with closing(bind("127.0.0.1", 0)) as first:
+        second = bind("127.0.0.1", first.getsockname()[1])
+        first.listen()
+        app = create_app(ScriptedService([]), Health, [ServedModel("m", 0)])
+        with pytest.raises(ConfigError, match="give another"):
+            await serve(app, second, ready=lambda port: None, stop=asyncio.Event())

@@ -1,4 +1,4 @@
-"""The C++ test programs of tests/csrc, built with the sanitisers: one pytest case for each of theirs."""
+"""The C++ test programs of tests/csrc, built with sanitisers: one pytest case for each of theirs."""
 
 import os
 import platform
@@ -36,13 +36,11 @@ pytestmark = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C+
 
 def case_names() -> list[tuple[str, str]]:
     """(program, case) as the programs' own tables have them, read without building."""
-    return [
-        (program, case)
-        for program in PROGRAMS
-        for case in re.findall(
-            r'\{"(\w+)", \w+\}', (ROOT / f"tests/csrc/{program}.cpp").read_text()
-        )
-    ]
+    names = {}
+    for program in PROGRAMS:
+        text = (ROOT / f"tests/csrc/{program}.cpp").read_text()
+        names[program] = re.findall(r'\{"(\w+)", \w+\}', text)
+    return [(program, case) for program, cases in names.items() for case in cases]
 
 
 def compile_object(source: Path, sanitizer: tuple[str, ...], out: Path) -> Path:

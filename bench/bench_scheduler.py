@@ -1,6 +1,7 @@
 """Cost of one scheduling round (schedule, then append for every row) with N sequences in decode.
 
-In microseconds. The result is checked first against the lengths it must have. `--json` prints one line per case.
+In microseconds. The result is checked against the lengths it must have. `--json` prints one line
+per case.
 """
 
 from __future__ import annotations

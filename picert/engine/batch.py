@@ -1,4 +1,4 @@
-"""StepBatch: one step's flat int32 arrays, as the scheduling core fills them and as runners read them."""
+"""StepBatch: one step's flat int32 arrays, as the scheduling core fills and runners read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Int32Array = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """T tokens of S sequences. Views into buffers of the scheduler: valid until its next `schedule`."""
+    """T tokens of S sequences. Views of the scheduler's buffers: valid until its next step."""
 
     seq_ids: tuple[int, ...]  # S
     token_ids: Int32Array  # [T]
@@ -21,7 +21,9 @@ class StepBatch:
     query_start: Int32Array  # [S + 1] tokens of sequence s are query_start[s] : query_start[s + 1]
     context_lens: Int32Array  # [S] tokens in the cache after this step
     block_tables: Int32Array  # [S, max_blocks] padded with 0
-    logits_indices: Int32Array  # [L] rows of T whose logits are wanted (last token of a finished prompt or a decode)
+    logits_indices: (
+        Int32Array  # [L] rows of T whose logits are wanted: a prompt's last, or a decode
+    )
     sample_rows: Int32Array  # [L] the sequence (row of S) that each of them belongs to
 
     @property

@@ -193,8 +193,9 @@ class Engine:
             seq.num_cached_tokens = self._scheduler.num_cached_tokens(seq.seq_id)
             self.stats.prompt_tokens += len(seq.prompt_ids)
             self.stats.cached_tokens += seq.num_cached_tokens
+        new: tuple[TokenLogprob, ...] = ()
         if sampled is None:
-            text, new = seq.fail(), ()
+            text = seq.fail()
             logger.warning("no token could be drawn", extra={"request_id": seq.request_id})
         else:
             text, new = seq.append(sampled.token_id, sampled.logprob), (sampled,)

@@ -75,7 +75,7 @@ class SamplingState:
 
     def shape(self, logits: FloatArray) -> FloatArray:
         """A changed copy of logits[V]: bias, penalties, and -inf for what may not come."""
-        x = logits.copy()
+        x: FloatArray = logits.copy()
         x[self._bias_ids] += self._bias
         if self._has_penalty:
             self._penalise_inplace(x)
@@ -167,10 +167,10 @@ class Sampler:
         return float(highest) + math.log(self._scratch.sum())
 
 
-def _largest(values: FloatArray, n: int) -> np.float32:
+def _largest(values: FloatArray, n: int) -> float:
     """The n-th largest, without sorting the rest."""
     place = len(values) - n
-    return np.float32(np.partition(values, place)[place])
+    return float(np.partition(values, place)[place])
 
 
 def _nucleus(weights: FloatArray, top_p: float) -> NDArray[np.int64]:

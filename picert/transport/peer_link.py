@@ -92,7 +92,7 @@ class PeerLink:
     async def close(self, reason: str = "the edge stops") -> None:
         """Tell the cloud that this edge has left, end all tasks; `events()` ends."""
         if self._linked.is_set():
-            await self._try_send(Drain(reason, has_left=True))
+            self._try_send(Drain(reason, has_left=True))
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -182,7 +182,7 @@ class PeerLink:
             await self._knock(socket, self._backoff.next_s())
         logger.info("linked to %s as %s", self._config.address, self._hello.name)
         while self._liveness.state(_CLOUD) == "alive":
-            await self._beat()
+            self._beat()
             await asyncio.sleep(self._heartbeat_s)
             if not self._inbox.is_full:  # else we do not read, so the cloud cannot be judged
                 self._liveness.tick()
@@ -197,10 +197,10 @@ class PeerLink:
         await socket.send_multipart(codec.encode(self._hello, self._config.max_frame_bytes))
         await self._linked.wait()
 
-    async def _beat(self) -> None:
+    def _beat(self) -> None:
         load = self._load()
         self._last_sent_at = self._clock()
-        await self._try_send(
+        self._try_send(
             Heartbeat(
                 sent_at=self._last_sent_at,
                 num_running=load.num_running,
@@ -227,7 +227,7 @@ class PeerLink:
     async def _from_cloud(self, message: LinkMessage) -> str | None:
         """Take one message; returns why the registration is lost, if it says so."""
         if isinstance(message, Failure | Drain):
-            return await self._on_end(message)
+            return self._on_end(message)
         if isinstance(message, Welcome):
             self._on_welcome(message)
         elif not self._linked.is_set():
@@ -256,7 +256,7 @@ class PeerLink:
         if message.sent_at == self._last_sent_at:  # an older one would measure our own missed beat
             self.rtt_s = self._clock() - message.sent_at
 
-    async def _on_end(self, message: Failure | Drain) -> str | None:
+    def _on_end(self, message: Failure | Drain) -> str | None:
         """The cloud refuses this edge, has forgotten it, or stops."""
         if isinstance(message, Drain):
             is_lost, reason = True, f"the cloud stops: {message.reason or 'no reason given'}"
@@ -265,7 +265,7 @@ class PeerLink:
         reason = reason[:_MAX_REASON]
         if self._linked.is_set():
             if is_lost:  # the cloud closes when it has heard this, or after a moment
-                await self._try_send(Drain(has_left=True))
+                self._try_send(Drain(has_left=True))
             return reason if is_lost else None
         if reason != self._obstacle:
             self._obstacle = reason
@@ -280,12 +280,12 @@ class PeerLink:
         liveness.add(_CLOUD)
         return liveness
 
-    async def _try_send(self, message: ToCloud) -> None:
+    def _try_send(self, message: ToCloud) -> None:
         """Send what may get lost: dropped when there is no connection or the queue is full."""
         frames = codec.encode(message, self._config.max_frame_bytes)
         try:
             if self._socket is not None:
-                await self._socket.send_multipart(frames, flags=zmq.DONTWAIT)
+                sockets.send_now(self._socket, frames)
         except zmq.ZMQError as error:
             logger.debug("%s not sent: %s", type(message).__name__, error)
 

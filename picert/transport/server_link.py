@@ -137,7 +137,7 @@ class ServerLink:
         if entry is None:
             raise EdgeLost(f"edge {name} is not registered")
         try:
-            await self._post(entry.route, message)
+            self._post(entry.route, message)
         except zmq.Again:
             limit = self._config.high_water_mark
             raise QueueFull(f"edge {name} does not read: {limit} messages wait for it") from None
@@ -166,35 +166,35 @@ class ServerLink:
         except ProtocolError as error:
             self._reject(error.message)
             if entry is None:  # maybe an edge of another version: let it say so in its log
-                await self._refuse(route, "protocol_error", error.message)
+                self._refuse(route, "protocol_error", error.message)
             return
         if isinstance(message, Hello):
             await self._register(route, message)
         elif entry is None:
-            await self._refuse(route, "unknown_edge", "say Hello first")
+            self._refuse(route, "unknown_edge", "say Hello first")
         else:
             await self._from_peer(entry, message)
 
     async def _register(self, route: bytes, hello: Hello) -> None:
         if self._is_closing:
-            await self._refuse(route, "draining", "this cloud stops")
+            self._refuse(route, "draining", "this cloud stops")
             return
         refusal = self._registry.refusal(route, hello)
         if refusal:
-            await self._refuse(route, *refusal)
+            self._refuse(route, *refusal)
             return
         known = self._registry.of_name(hello.name)
         if known is not None and known.route == route:
             self._liveness.beat(hello.name)
-            await self._answer(route, self._welcome)  # it had not heard us yet
+            self._answer(route, self._welcome)  # it had not heard us yet
             return
-        if known is not None and not known.is_same_process(hello) and await self._probe(known):
+        if known is not None and not known.is_same_process(hello) and self._probe(known):
             message = f"an edge named {hello.name} is connected: give this one another --name"
-            await self._refuse(route, "duplicate_name", message)
+            self._refuse(route, "duplicate_name", message)
             return
         if known is not None:
             await self._leave(known, "it connected again")
-        if await self._answer(route, self._welcome):
+        if self._answer(route, self._welcome):
             self._registry.add(route, hello)
             await self._inbox.put(PeerJoined(hello.name, hello))
 
@@ -202,7 +202,7 @@ class ServerLink:
         self._liveness.beat(entry.name)
         if isinstance(message, Heartbeat):
             entry.load = message
-            await self._answer(entry.route, message)
+            self._answer(entry.route, message)
         elif isinstance(message, TextDelta | Expansion | Failure):
             await self._inbox.put(PeerMessage(entry.name, message))
         elif isinstance(message, Drain):
@@ -226,7 +226,7 @@ class ServerLink:
                 await self._judge()
                 continue
             for entry in self._registry.entries:  # nobody reads: judge nobody, and say we live
-                await self._probe(entry)
+                self._probe(entry)
 
     async def _judge(self) -> None:
         dead = set(self._liveness.tick())
@@ -234,7 +234,7 @@ class ServerLink:
             if entry.name in dead:
                 beats = self._config.dead_beats
                 await self._leave(entry, f"no sign of life for {beats} heartbeats")
-            elif self._is_late(entry) and not await self._probe(entry):
+            elif self._is_late(entry) and not self._probe(entry):
                 await self._leave(entry, "its connection is gone")
 
     def _is_late(self, entry: Entry) -> bool:
@@ -243,9 +243,9 @@ class ServerLink:
             return False
         return self._liveness.silence_s(entry.name) > 1.5 * self._config.heartbeat_s
 
-    async def _probe(self, entry: Entry) -> bool:
+    def _probe(self, entry: Entry) -> bool:
         """Whether its connection stands: another Welcome is harmless, a dead route refuses it."""
-        return await self._answer(entry.route, self._welcome)
+        return self._answer(entry.route, self._welcome)
 
     async def _leave(self, entry: Entry, reason: str) -> None:
         if self._registry.remove(entry):
@@ -255,25 +255,25 @@ class ServerLink:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    async def _post(self, route: bytes, message: LinkMessage) -> None:
+    def _post(self, route: bytes, message: LinkMessage) -> None:
         """Queue a message, or raise zmq.Again (full) or another ZMQError (route gone), at once."""
         if self._socket is None:
             raise zmq.ZMQError(zmq.ENOTSOCK)
         frames = codec.encode(message, self._config.max_frame_bytes)
-        await self._socket.send_multipart([route, *frames], flags=zmq.DONTWAIT)
+        sockets.send_now(self._socket, [route, *frames])
 
-    async def _answer(self, route: bytes, message: LinkMessage) -> bool:
+    def _answer(self, route: bytes, message: LinkMessage) -> bool:
         """Send what may get lost; False if the route is gone."""
         try:
-            await self._post(route, message)
+            self._post(route, message)
         except zmq.Again:
             return True
         except zmq.ZMQError:
             return False
         return True
 
-    async def _refuse(self, route: bytes, code: str, message: str) -> None:
-        await self._answer(route, Failure(request_id="", attempt=0, code=code, message=message))
+    def _refuse(self, route: bytes, code: str, message: str) -> None:
+        self._answer(route, Failure(request_id="", attempt=0, code=code, message=message))
 
     def _reject(self, why: str) -> None:
         self.rejected += 1
@@ -294,7 +294,7 @@ class ServerLink:
         """
         self._is_closing = True
         for entry in self._registry.entries:
-            await self._answer(entry.route, Drain(reason))
+            self._answer(entry.route, Drain(reason))
         if len(self._registry):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_left.wait(), _GOODBYE_S)

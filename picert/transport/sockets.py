@@ -75,6 +75,18 @@ def connect_dealer(context: Context, config: LinkConfig) -> Socket:
     return socket
 
 
+def send_now(socket: Socket, frames: list[bytes]) -> None:
+    """Send without waiting. Raises zmq.Again (full, or no connection) or another ZMQError.
+
+    NOTE: the asyncio socket's own DONTWAIT waits as soon as another task's send does.
+    """
+    try:
+        zmq.Socket.shadow(socket).send_multipart(frames, flags=zmq.DONTWAIT)
+    finally:
+        if not socket.closed:
+            socket.get(zmq.EVENTS)  # the send may have eaten the wake-up of a waiting receive
+
+
 def allowed_address(address: str) -> str:
     """`address` as ZeroMQ wants it, if it stays on this machine.
 

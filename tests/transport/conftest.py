@@ -47,7 +47,7 @@ def num_zmq_threads() -> int:
 
 @dataclass
 class Links:
-    """Makes both ends, and raw sockets in their place; closes what is left at the end of the test."""
+    """Makes both ends, and raw sockets in their place; closes what is left at the test's end."""
 
     beat_s: float = 0.05
     made: list[ServerLink | PeerLink] = field(default_factory=list)

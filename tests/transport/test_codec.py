@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import struct
+from pathlib import Path
 
 import link_messages
 import msgspec
@@ -32,6 +34,14 @@ def test_every_type_has_a_sample_and_its_own_number():
     assert {type(m) for m in link_messages.ALL} == set(TYPE_NUMBERS)
     assert len(set(TYPE_NUMBERS.values())) == len(TYPE_NUMBERS)
     assert all(0 < number < 256 for number in TYPE_NUMBERS.values())
+
+
+def test_documented_numbers_are_those_in_use():
+    document = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([A-Z]\w+) \| (\d+) \|", document, re.MULTILINE)
+    assert {name: int(number) for name, number in rows} == {
+        kind.__name__: number for kind, number in TYPE_NUMBERS.items()
+    }
 
 
 def test_unknown_version_names_both_versions():

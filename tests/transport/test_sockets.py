@@ -1,4 +1,4 @@
-"""Addresses: what stays on this machine is allowed, all else is refused in a line that says what to give."""
+"""Addresses: what stays on this machine is allowed, all else is refused in one helpful line."""
 
 from __future__ import annotations
 

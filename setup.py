@@ -1,7 +1,7 @@
 """Builds picert._C and maps the top-level folders into the package; all else is in pyproject.toml.
 
-Each instruction set is its own translation unit with its own flags (`*_avx2.cpp`, `*_avx512.cpp`), so that the
-rest of the extension runs on any x86-64 machine and the choice is made at run time.
+Each instruction set is its own translation unit with its own flags (`*_avx2.cpp`, `*_avx512.cpp`),
+so that the rest of the extension runs on any x86-64 machine and the choice is made at run time.
 """
 
 import platform
@@ -26,7 +26,8 @@ class BuildExtension(build_ext):
     def build_extensions(self) -> None:
         compile_one = self.compiler._compile
 
-        def compile_with_isa(obj, src, ext, cc_args, extra_postargs, pp_opts):  # type: ignore[no-untyped-def]
+        def compile_with_isa(obj: str, src: str, ext: str, *others: list[str]) -> None:
+            cc_args, extra_postargs, pp_opts = others
             isa = [flag for end, flags in ISA_FLAGS.items() if src.endswith(end) for flag in flags]
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *isa], pp_opts)
 
@@ -44,8 +45,8 @@ def sources() -> list[str]:
 ParallelCompile("PICERT_BUILD_JOBS", default=0).install()
 setup(
     packages=[
-        *("picert", "picert.engine", "picert.pice", "picert.transport", "picert.cloud", "picert.edge"),
-        *("picert.kernels", "picert.models"),
+        *("picert", "picert.engine", "picert.pice", "picert.transport"),
+        *("picert.cloud", "picert.edge", "picert.kernels", "picert.models"),
     ],
     package_dir={"picert.kernels": "kernels", "picert.models": "models"},
     ext_modules=[

@@ -1,6 +1,8 @@
-"""Frozen configuration, built from flags, environment and a TOML file; what is found out at start does not go back in here.
+"""Frozen configuration, built from flags, environment and a TOML file; what is found out at start
+does not go back in here.
 
-Precedence: flags, then `PICERT_…` variables, then the file, then the defaults below. An unknown key is an error.
+Precedence: flags, then `PICERT_…` variables, then the file, then the defaults below. An unknown key
+is an error.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class LinkConfig(_Frozen):
     heartbeat_s: float = Field(1.0, ge=0.01, le=60)
     probation_beats: int = Field(3, ge=1)
     dead_beats: int = Field(8, ge=2)
-    high_water_mark: int = Field(1000, ge=1, description="messages a socket queues before it is full")
+    high_water_mark: int = Field(1000, ge=1, description="messages a socket queues")
     max_frame_bytes: int = Field(4 << 20, ge=1024)
     connect_timeout_s: float = Field(10.0, gt=0)
 
@@ -66,7 +68,7 @@ class PolicyConfig(_Frozen):
     max_segments: int = Field(8, ge=2)
     min_segments: int = Field(2, ge=2)
     max_expansion_tokens: int = Field(96, ge=8)
-    max_attempts: int = Field(2, ge=1, description="tries at edges before the cloud writes a segment")
+    max_attempts: int = Field(2, ge=1, description="tries at edges, then the cloud writes")
     job_timeout_s: float = Field(30.0, gt=0, description="floor of a job's deadline")
 
 

@@ -1,6 +1,8 @@
-"""Every error that picert raises on purpose: each has an HTTP status, an OpenAI error type and a wire code.
+"""Every error that picert raises on purpose: each has an HTTP status, an OpenAI error type and a
+wire code.
 
-A message says what was given, what was wanted and what to do, in one line. Nothing here imports anything else.
+A message says what was given, what was wanted and what to do, in one line. Nothing here imports
+anything else.
 """
 
 from __future__ import annotations
@@ -91,7 +93,9 @@ class Draining(Unavailable):
 
 
 class ProtocolError(PicertError):
-    """A peer sent frames that are not ours: unknown type, other version, oversize, or a malformed body."""
+    """A peer sent frames that are not ours: unknown type, other version, oversize, or a malformed
+    body.
+    """
 
     status = 502
     code = "protocol_error"

@@ -1,6 +1,8 @@
-"""The one logging set-up: the process's role and, where there is one, the request id on each line; text or JSON.
+"""The one logging set-up: the process's role and, where there is one, the request id on each line;
+text or JSON.
 
-Prompts, answers and keys are never logged. Control characters are stripped, so a peer's text cannot forge a line.
+Prompts, answers and keys are never logged. Control characters are stripped, so a peer's text cannot
+forge a line.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class _Formatter(logging.Formatter):
             "message": message,
         }
         if self.as_json:
-            return json.dumps({k: v for k, v in fields.items() if v is not None}, ensure_ascii=False)
+            known = {key: value for key, value in fields.items() if value is not None}
+            return json.dumps(known, ensure_ascii=False)
         request = f" [{fields['request_id']}]" if fields["request_id"] else ""
         return f"{fields['time']} {fields['level']:<7} {self.role}{request} {message}"
 

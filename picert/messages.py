@@ -1,9 +1,10 @@
 """Every struct that crosses a process, and the words that all parts share.
 
-No behaviour beyond validation, no transport, no engine: a struct here is what a JSON object would be, typed.
-`request_id` names the question, `index` the segment (0-based) and `attempt` the try, so that (request_id, index,
-attempt) identifies an expansion and a repeat is harmless. Times are seconds of the sender's monotonic clock unless
-the name says otherwise; only differences of one clock mean anything.
+No behaviour beyond validation, no transport, no engine: a struct here is what a JSON object would
+be, typed. `request_id` names the question, `index` the segment (0-based) and `attempt` the try, so
+that (request_id, index, attempt) identifies an expansion and a repeat is harmless. Times are
+seconds of the sender's monotonic clock unless the name says otherwise; only differences of one
+clock mean anything.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ Role = Literal["system", "user", "assistant", "tool"]
 Route = Literal["auto", "direct", "sketch", "edge_only"]
 TakenRoute = Literal["direct", "sketch", "edge_only", "fallback"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
-Count = Annotated[int, Meta(ge=0, lt=2**40)]  # bounds of what a peer may say are checked when it is decoded
+# Bounds of what a peer may say are checked when it is decoded.
+Count = Annotated[int, Meta(ge=0, lt=2**40)]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How tokens are drawn and when to stop. The neutral defaults sample at temperature 1 from the whole distribution.
+    """How tokens are drawn and when to stop. The neutral defaults sample at temperature 1 from the
+    whole distribution.
 
     Raises InvalidRequest, naming the field, for a value outside its range.
     """
@@ -64,7 +67,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         )
         for name, ok, wanted in checks:
             if not ok:
-                raise InvalidRequest(f"{name} is {getattr(self, name)!r}, must be {wanted}", param=name)
+                given = getattr(self, name)
+                raise InvalidRequest(f"{name} is {given!r}, must be {wanted}", param=name)
 
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -96,7 +100,7 @@ class Segment(msgspec.Struct, frozen=True):
     text: str  # without its number
 
 
-# --- edge link, cloud -> edge ---------------------------------------------------------------------------------------
+# --- edge link, cloud -> edge ---------------------------------------------------------------------
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
@@ -109,8 +113,9 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
 class ExpandJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Write the text of one or more neighbouring segments, each as its own expansion.
 
-    `outline` holds the sketch lines known so far, the job's own among them. `written` is text of the first segment that
-    users have already seen (an earlier edge was lost): the expansion goes on after it and does not repeat it.
+    `outline` holds the sketch lines known so far, the job's own among them. `written` is text of
+    the first segment that users have already seen (an earlier edge was lost): the expansion goes on
+    after it and does not repeat it.
     """
 
     request_id: str
@@ -138,14 +143,15 @@ class AnswerJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Stop a request's expansion of one segment (`index`), or all of them, and free what they hold; nothing more is
+    """Stop a request's expansion of one segment (`index`), or all of them, and free what they hold;
+    nothing more is
     sent for them."""
 
     request_id: str
     index: int | None = None
 
 
-# --- edge link, edge -> cloud ---------------------------------------------------------------------------------------
+# --- edge link, edge -> cloud ---------------------------------------------------------------------
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -165,11 +171,13 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     models: Annotated[tuple[ModelInfo, ...], Meta(min_length=1, max_length=64)]
     slots: Annotated[int, Meta(ge=1, le=4096)]  # sequences it decodes at once
     kv_tokens: Count  # tokens of KV cache
-    instance: str = ""  # random, drawn once per process: tells a reconnect from a second edge of the same name
+    instance: str = ""  # drawn once per process: tells a reconnect from another edge of that name
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Sent every `heartbeat_s`; the cloud echoes it back unchanged, which gives the edge its round trip."""
+    """Sent every `heartbeat_s`; the cloud echoes it back unchanged, which gives the edge its round
+    trip.
+    """
 
     sent_at: float
     num_running: Count
@@ -204,7 +212,9 @@ class Expansion(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A job, or one segment of it (`index`), or a Hello (`request_id` empty), ended without a result."""
+    """A job, or one segment of it (`index`), or a Hello (`request_id` empty), ended without a
+    result.
+    """
 
     request_id: str
     attempt: int
@@ -213,7 +223,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     index: int | None = None  # None: all segments of the job
 
 
-# --- edge link, both ways -------------------------------------------------------------------------------------------
+# --- edge link, both ways -------------------------------------------------------------------------
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -226,11 +236,20 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 ToEdge = Welcome | ExpandJob | AnswerJob | Cancel | Heartbeat | Failure | Drain
 ToCloud = Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
 LinkMessage = (
-    Welcome | ExpandJob | AnswerJob | Cancel | Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
+    Welcome
+    | ExpandJob
+    | AnswerJob
+    | Cancel
+    | Hello
+    | Heartbeat
+    | TextDelta
+    | Expansion
+    | Failure
+    | Drain
 )
 
 
-# --- what the service tells its caller ------------------------------------------------------------------------------
+# --- what the service tells its caller ------------------------------------------------------------
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):

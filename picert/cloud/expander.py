@@ -134,7 +134,9 @@ class Expander:
             if shaper.is_over:
                 break
         return Expansion(
-            *(job.request_id, segment.index, job.attempt),
+            request_id=job.request_id,
+            index=segment.index,
+            attempt=job.attempt,
             text=shaper.text,
             finish_reason="cancelled",
             model=self._means.edges.model_of(assignment),

@@ -121,8 +121,14 @@ class EdgeWorker:
             ids = tokenizer.encode_chat(job.messages, prefill=job.written)
             sampling = job.sampling
         return Work(
-            *(job.request_id, segment.index, job.attempt),
-            *(loop, model, ids, sampling, job.deadline_s),
+            request_id=job.request_id,
+            index=segment.index,
+            attempt=job.attempt,
+            loop=loop,
+            model=model,
+            prompt_ids=ids,
+            sampling=sampling,
+            deadline_s=job.deadline_s,
         )
 
     async def _write(self, work: Work) -> None:

@@ -175,6 +175,21 @@ async def test_unfit_expansion_is_repaired() -> None:
     assert done.segments[2].edge == "cloud"
 
 
+async def test_text_that_goes_round_in_circles_is_stopped_at_its_edge() -> None:
+    def repeat(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        if job.segments[0].index == 1:
+            link.write(edge, job, f" {TEXTS['Enough sleep']}" * 9, whole=False)
+        else:
+            write_all(edge, job, link)
+
+    async with cloud(repeat, "e1", "e2") as (service, _, link):
+        text, done = await ask(service, request())
+        assert [m.index for _, m in link.sent if isinstance(m, Cancel)] == [1]
+    assert text.count(TEXTS["Enough sleep"]) == 1
+    assert done.segments[1].model == "tiny"
+    assert done.segments[1].tokens > 0
+
+
 async def test_all_edges_gone_mid_answer_still_gives_a_complete_answer() -> None:
     def vanish(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
         if len(link.sent) == 1:

@@ -190,7 +190,7 @@ class Expander:
         return choose([candidate], segment, Context(self._question, outline, others))
 
     def _show(self, segment: Segment, text: str, edge: str | None) -> None:
-        """Put shaped text into the answer; the merger decides how much of it can be seen already."""
+        """Put shaped text into the answer; the merger decides how much of it can be seen."""
         if text:
             self._texts[segment.index] = self._texts.get(segment.index, "") + text
             self._draft.note("expand", index=segment.index, edge=edge, text=text)

@@ -24,6 +24,7 @@ _HIDDEN = frozenset({_UNKNOWN, _CONTROL, _UNUSED})
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _SYMBOLS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2_PATTERN = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_SYMBOLS_AND_SPACE}"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*"
@@ -51,7 +52,8 @@ _SPLITTINGS: Mapping[str, _Splitting] = {
     "gpt-2": _GPT2,
     "gpt2": _GPT2,
     "smollm": _Splitting(single_digits=True),
-    "qwen2": _Splitting(rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_SYMBOLS_AND_SPACE}", nfc=True),
+    "qwen2": _Splitting(_QWEN2_PATTERN, nfc=True),
+    "deepseek-r1-qwen": _Splitting(_QWEN2_PATTERN),
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
@@ -128,10 +130,14 @@ def _sentencepiece(
     scores = _array(metadata, "tokenizer.ggml.scores", float)
     if len(scores) != len(tokens):
         raise ModelError(f"the file has {len(tokens)} tokens and {len(scores)} scores")
+    if _text(metadata, "general.architecture", default="").startswith("gemma"):
+        # Its scores do not tell the order of merges, the ids do; runs of blanks are stored as such.
+        scores = [-float(i) for i in range(len(tokens))]
+        tokens = ["▁" * len(t) if t and not t.strip(" ") else t for t in tokens]
     vocab = _reachable_names(tokens, types)
     unknown = next((name for name, i in vocab.items() if types[i] == _UNKNOWN), None)
-    pieces = {i: score for i, score in enumerate(scores) if types[i] in (_NORMAL, _USER_DEFINED)}
-    merges = _merges_from_scores({tokens[i]: score for i, score in pieces.items()}, vocab)
+    pieces = [i for i, kind in enumerate(types) if kind in (_NORMAL, _USER_DEFINED)]
+    merges = _merges_from_scores({tokens[i]: (scores[i], i) for i in pieces})
     model = BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     backend = Backend(model)
     backend.normalizer = normalizers.Replace(" ", "▁")
@@ -164,16 +170,17 @@ def _add_user_defined(
     backend.add_tokens([AddedToken(token, normalized=normalized) for token in added if token])
 
 
-def _merges_from_scores(
-    scores: Mapping[str, float], ids: Mapping[str, int]
-) -> list[tuple[str, str]]:
-    """All pairs that make up a token, best score first: the order SentencePiece merges in."""
+def _merges_from_scores(pieces: Mapping[str, tuple[float, int]]) -> list[tuple[str, str]]:
+    """All pairs that make up a piece, best score first: the order SentencePiece merges in.
+
+    `pieces` maps text to score and id; of equal scores, the longer left and right go first.
+    """
     ranked = []
-    for token, score in scores.items():
+    for token, (score, token_id) in pieces.items():
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
-            if left in scores and right in scores:
-                ranked.append((-score, -len(left), ids[left], ids[right], left, right))
+            if left in pieces and right in pieces:
+                ranked.append((-score, -cut, cut - len(token), token_id, left, right))
     ranked.sort()
     return [(left, right) for *_, left, right in ranked]
 

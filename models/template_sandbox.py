@@ -238,7 +238,7 @@ def _add_ticks(tree: nodes.Template) -> None:
 
 def _paid_concat(value: Any) -> Any:
     if isinstance(value, nodes.Concat):
-        return _filter(nodes.List(value.nodes, "load"), "concat", lineno=value.lineno)
+        return _filter(nodes.List(value.nodes), "concat", lineno=value.lineno)
     return value
 
 

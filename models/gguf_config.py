@@ -140,9 +140,8 @@ def _rope_scaling(fields: Fields) -> RopeScaling | None:
     kind = fields.text("rope.scaling.type", "none")
     if kind == "none":
         return None
-    factor = fields.number("rope.scaling.factor")
     if kind == "linear":
-        return RopeScaling("linear", factor)
+        return RopeScaling("linear", fields.number("rope.scaling.factor"))
     if kind != "yarn":
         raise ModelError(
             f"{fields.where}: rope.scaling.type is {kind[:40]!r}, supported are none, linear "
@@ -150,7 +149,7 @@ def _rope_scaling(fields: Fields) -> RopeScaling | None:
         )
     return RopeScaling(
         "yarn",
-        factor,
+        fields.number("rope.scaling.factor"),
         fields.integer("rope.scaling.original_context_length", fields.integer("context_length")),
         beta_fast=fields.number("rope.scaling.yarn_beta_fast", 32.0),
         beta_slow=fields.number("rope.scaling.yarn_beta_slow", 1.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gguf
@@ -41,7 +43,17 @@ _GEMMA_NAMES = {
 _ARCH_IN_FILE = {"mistral": "llama", "gemma3_text": "gemma3"}
 
 
-def write(path: Path, model: transformers.PreTrainedModel, quant: str, seed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What to put into a file beyond its model, or in place of it, under GGUF's own names."""
+
+    tensors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    metadata: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+def write(
+    path: Path, model: transformers.PreTrainedModel, quant: str, seed: int, extras: Extras
+) -> None:
     """Write `model` to `path`, its matrices in `quant` (K-quants: random blocks instead)."""
     config = model.config
     arch = _ARCH_IN_FILE.get(config.model_type, config.model_type)
@@ -49,6 +61,10 @@ def write(path: Path, model: transformers.PreTrainedModel, quant: str, seed: int
     writer.add_name(path.stem)
     _add_config(writer, config)
     _add_tokenizer(writer)
+    for key, value in extras.metadata.items():
+        _replace(writer, key, value)
+    for name, tensor in extras.tensors.items():
+        writer.add_tensor(name, tensor)
     rng = np.random.default_rng(seed)
     tied = config.tie_word_embeddings
     for name, weight in model.state_dict().items():
@@ -112,6 +128,12 @@ def _add_config(writer: gguf.GGUFWriter, config: transformers.PretrainedConfig) 
         writer.add_rope_scaling_orig_ctx_len(
             rope.get("original_max_position_embeddings", config.max_position_embeddings)
         )
+
+
+def _replace(writer: gguf.GGUFWriter, key: str, value: int | float | str) -> None:
+    writer.kv_data[0].pop(key, None)
+    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    add[type(value)](key, value)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import tiny_gguf
 import torch
 import transformers
+from tiny_gguf import Extras
 from tiny_tokenizer import END_OF_TEXT, IM_END, VOCAB_SIZE, write_tokenizer_files
 
 ARCHS = ("llama", "smollm2", "qwen2", "qwen3", "mistral", "gemma3")
 QUANTS = tiny_gguf.QUANTS
+NO_EXTRAS = Extras()
 
 _CLASSES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
@@ -101,13 +103,19 @@ def make_safetensors(
 
 
 def make_gguf(
-    folder: Path, arch: str, quant: str = "Q8_0", *, seed: int = 0, **overrides: Any
+    folder: Path,
+    arch: str,
+    quant: str = "Q8_0",
+    *,
+    seed: int = 0,
+    extras: Extras = NO_EXTRAS,
+    **overrides: Any,
 ) -> Path:
     """Write `folder`/tiny-`arch`-`quant`.gguf as converters lay it out, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"tiny-{arch}-{quant}.gguf"
     model = make_model(arch, seed=seed, wide=quant.endswith("_K"), **overrides)
-    tiny_gguf.write(path, model, quant, seed)
+    tiny_gguf.write(path, model, quant, seed, extras)
     return path
 
 

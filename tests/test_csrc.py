@@ -1,4 +1,4 @@
-"""The C++ test programs of tests/csrc, built with sanitisers: one pytest case for each of theirs."""
+"""The C++ test programs of tests/csrc, built with sanitisers; each of their cases is one here."""
 
 import os
 import platform

@@ -1,6 +1,8 @@
-// linear.h: out[M, N] = x[M, K] · W[N, K]^T + bias, with W packed in tiles and x quantised to int8 per row group.
+// linear.h: out[M, N] = x[M, K] · W[N, K]^T + bias, with W packed in tiles and x in int8 with a scale per 32
+// inputs.
 //
-// `linear_scalar.cpp` is the meaning; `linear_avx2.cpp` and `linear_avx512.cpp` are its fast forms on the same tiles.
+// `linear_scalar.cpp` is the meaning; `linear_avx2.cpp` and `linear_avx512.cpp` are its fast forms on the
+// same tiles.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +15,8 @@
 
 namespace picert::cpu {
 
-// W[N, K] of one linear layer in the kernels' own layout. Move-only; owns aligned memory (huge pages asked for).
+// W[N, K] of one linear layer in the kernels' own layout. Move-only; owns aligned memory (huge pages asked
+// for).
 class PackedMatrix {
  public:
   PackedMatrix();
@@ -29,7 +32,8 @@ class PackedMatrix {
   std::unique_ptr<Impl> impl;
 };
 
-// Repack `source` [N, K] on all threads of `pool`. Any N and K >= 1 and every DType are served; tails are padded.
+// Repack `source` [N, K] on all threads of `pool`. Any N and K >= 1 and every DType are served; tails are
+// padded.
 PackedMatrix pack(const TensorView& source, Isa isa, ThreadPool& pool);
 
 // Activations [M, K] quantised to int8 with their scales and group sums, in buffers that grow and are reused.
@@ -47,12 +51,16 @@ class Activations {
   std::unique_ptr<Impl> impl;
 };
 
-// Quantise x[M, K] (row stride ldx floats): this worker's share of the rows. Needs reserve(>= M, >= K) before, and a
-// sync before anyone reads the result.
-void quantize(const Worker& worker, Isa isa, const float* x, int64_t ldx, int64_t rows, int64_t cols, Activations& out);
+// Quantise x[M, K] (row stride ldx floats): this worker's share. Needs reserve(>= M, >= K) before, and a sync
+// before anyone reads the result. Weights kept in floating point read x itself: it must stay as it is until
+// the last `linear` on `out` is over. Throws std::invalid_argument when the reserved room is too small.
+void quantize(const Worker& worker, Isa isa, const float* x, int64_t ldx, int64_t rows, int64_t cols,
+              Activations& out);
 
 // out[M, N] (row stride ldo floats) = x · W^T + bias[N] (null for none): this worker's share of the outputs.
-// `x` must hold M rows of W.inputs() columns.
+// `x` must hold M rows of W.inputs() columns. A row of `out` depends on its row of x alone, to the bit: not
+// on M, the other rows, or the number of workers. Throws std::invalid_argument when the columns of x are not
+// W's inputs.
 void linear(const Worker& worker, Isa isa, const PackedMatrix& weight, const Activations& x, int64_t rows,
             const float* bias, float* out, int64_t ldo);
 

@@ -18,6 +18,13 @@ namespace {
 // one row.
 constexpr int kPrefetchTiles = 4;
 
+// Rows that share one unpacking of a tile: an integer and a float sum each, in 32 registers. TileU6 has a
+// second float.
+template <typename Tile>
+constexpr int kWideRows = 12;
+template <>
+constexpr int kWideRows<TileU6> = 8;
+
 template <typename Tile>
 inline void prefetch(const Tile& tile) {
   const char* bytes = reinterpret_cast<const char*>(&tile);
@@ -72,7 +79,7 @@ inline void dot(const Tile& tile, const ActivationGroup* x, int64_t groups, int 
 #pragma GCC unroll 8
   for (int i = first; i < last; i++) {
     const __m512i operand = operand_of(tile, i);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], operand, quad(x[r * groups], i));
   }
 }
@@ -167,7 +174,9 @@ void multiply(const Column& column, const Rows& rows) {
     out += count * rows.ldo;
     left -= count;
   };
-  while (left >= 8) block(multiply_rows<8, Tile>, 8);
+  constexpr int kWide = kWideRows<Tile>;
+  while (left >= kWide) block(multiply_rows<kWide, Tile>, kWide);
+  if (left >= 8) block(multiply_rows<8, Tile>, 8);
   if (left >= 4) block(multiply_rows<4, Tile>, 4);
   if (left >= 2) block(multiply_rows<2, Tile>, 2);
   if (left >= 1) block(multiply_rows<1, Tile>, 1);
@@ -230,10 +239,13 @@ inline void quantize_group(__m512 low, __m512 high, ActivationGroup& out) {
   const float largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
   const float inverse = largest > kSmallestActivation ? 127.0f / largest : 0.0f;
   const __m512i low_codes = codes_of(low, inverse), high_codes = codes_of(high, inverse);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out.codes), _mm512_cvtsepi32_epi8(low_codes));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out.codes + 16), _mm512_cvtsepi32_epi8(high_codes));
-  out.minus_low = -_mm512_reduce_add_epi32(low_codes);
-  out.minus_high = -_mm512_reduce_add_epi32(high_codes);
+  const __m256i codes = _mm256_set_m128i(_mm512_cvtepi32_epi8(high_codes), _mm512_cvtepi32_epi8(low_codes));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.codes), codes);
+  const __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes);
+  const __m128i pairs = _mm_hadd_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
+  const __m128i sums = _mm_hadd_epi32(pairs, pairs);  // low, high
+  out.minus_low = -_mm_cvtsi128_si32(sums);
+  out.minus_high = -_mm_extract_epi32(sums, 1);
   out.minus_total = out.minus_low + out.minus_high;
   out.scale = largest > kSmallestActivation ? largest * (1.0f / 127.0f) : 0.0f;
   out.sum = -out.scale * static_cast<float>(out.minus_total);

@@ -1,4 +1,6 @@
-// quantize.cpp: activations to int8, each worker some rows.
+// quantize.cpp: activations to int8, each worker some groups.
+#include <algorithm>
+
 #include "check.h"
 #include "cpu/activations.h"
 #include "cpu/linear_kernels.h"
@@ -29,8 +31,14 @@ void quantize(const Worker& worker, Isa isa, const float* x, int64_t ldx, int64_
   }
   auto* into = out.impl->groups.as<ActivationGroup>();
   const QuantizeRow quantize_row = linear_kernels(isa).quantize_row;
-  const auto [begin, end] = worker.share(rows);
-  for (int64_t r = begin; r < end; r++) quantize_row(x + r * ldx, cols, into + r * groups);
+  // Shared by groups and not by rows: in a decode step with one row every worker has a part.
+  const auto [begin, end] = worker.share(rows * groups);
+  for (int64_t at = begin; at < end;) {
+    const int64_t row = at / groups, first = at % groups, count = std::min(groups - first, end - at);
+    const int64_t col = first * kTileInputs;
+    quantize_row(x + row * ldx + col, std::min(count * kTileInputs, cols - col), into + at);
+    at += count;
+  }
 }
 
 }  // namespace picert::cpu

@@ -30,44 +30,50 @@ class _Frozen(BaseModel):
 class EngineConfig(_Frozen):
     """One engine: a model, where it runs, and how much it may take on."""
 
-    model: str
-    runner: Literal["auto", "native", "torch"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    threads: int | None = Field(None, ge=1, description="None: the cores this process may use")
-    max_model_len: int | None = Field(None, ge=16, description="None: the model's, at most 4,096")
-    max_num_seqs: int = Field(32, ge=1, le=1024)
-    max_num_batched_tokens: int = Field(512, ge=16)
-    max_num_queued_reqs: int = Field(256, ge=1)
-    block_size: int = Field(16, ge=4, le=256)
-    kv_tokens: int | None = Field(None, ge=16, description="None: sized from free memory")
-    enable_prefix_caching: bool = True
-    enable_chunked_prefill: bool = True
-    seed: int = 0
-    chat_template: str | None = None
+    model: str = Field(description="a name that `picert list` shows, a path or a Hugging Face id")
+    runner: Literal["auto", "native", "torch"] = Field(
+        "auto", description="native is the C++ decoder, for GGUF on a CPU; torch runs anywhere"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="of weights and arithmetic in the torch runner"
+    )
+    threads: int | None = Field(None, ge=1, description="without it, the cores it may use")
+    max_model_len: int | None = Field(
+        None, ge=16, description="tokens; else the model's, at most 4,096"
+    )
+    max_num_seqs: int = Field(32, ge=1, le=1024, description="texts written at once")
+    max_num_batched_tokens: int = Field(512, ge=16, description="tokens of one step")
+    max_num_queued_reqs: int = Field(256, ge=1, description="more are refused")
+    block_size: int = Field(16, ge=4, le=256, description="tokens of a KV block")
+    kv_tokens: int | None = Field(None, ge=16, description="of KV cache; else by free memory")
+    enable_prefix_caching: bool = Field(True, description="compute shared prefixes once")
+    enable_chunked_prefill: bool = Field(True, description="long prompts in several steps")
+    seed: int = Field(0, description="of requests that bring none")
+    chat_template: str | None = Field(None, description="Jinja text, instead of the model's own")
 
 
 class LinkConfig(_Frozen):
     """One end of the cloud-edge link."""
 
-    address: str = "tcp://127.0.0.1:5570"
-    heartbeat_s: float = Field(1.0, ge=0.01, le=60)
-    probation_beats: int = Field(3, ge=1)
-    dead_beats: int = Field(8, ge=2)
+    address: str = Field("tcp://127.0.0.1:5570", description="where cloud and edges meet")
+    heartbeat_s: float = Field(1.0, ge=0.01, le=60, description="seconds between signs of life")
+    probation_beats: int = Field(3, ge=1, description="missed ones until no new jobs")
+    dead_beats: int = Field(8, ge=2, description="missed ones until its jobs move")
     high_water_mark: int = Field(1000, ge=1, description="messages a socket queues")
-    max_frame_bytes: int = Field(4 << 20, ge=1024)
-    connect_timeout_s: float = Field(10.0, gt=0)
+    max_frame_bytes: int = Field(4 << 20, ge=1024, description="larger ones are refused")
+    connect_timeout_s: float = Field(10.0, gt=0, description="then an edge gives up")
 
 
 class PolicyConfig(_Frozen):
     """The knobs of progressive inference."""
 
     sketch_ratio: float = Field(0.25, gt=0, le=1, description="sketch tokens over answer tokens")
-    min_suitability: float = Field(0.5, ge=0, le=1)
+    min_suitability: float = Field(0.5, ge=0, le=1, description="questions below go direct")
     min_answer_tokens: int = Field(80, ge=1, description="shorter predicted answers go direct")
-    max_segments: int = Field(8, ge=2)
-    min_segments: int = Field(2, ge=2)
-    max_expansion_tokens: int = Field(96, ge=8)
+    max_segments: int = Field(8, ge=2, description="lines of a sketch")
+    min_segments: int = Field(2, ge=2, description="fewer are answered directly")
+    max_expansion_tokens: int = Field(96, ge=8, description="of one segment")
     max_attempts: int = Field(2, ge=1, description="tries at edges, then the cloud writes")
     job_timeout_s: float = Field(30.0, gt=0, description="floor of a job's deadline")
 
@@ -78,13 +84,13 @@ class CloudConfig(_Frozen):
     engine: EngineConfig
     link: LinkConfig = LinkConfig()
     policy: PolicyConfig = PolicyConfig()
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    served_model_name: str | None = None
-    deadline_s: float = Field(300.0, gt=0)
+    host: str = Field("127.0.0.1", description="HTTP address; loopback only for now")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP; 0 is any free one")
+    served_model_name: str | None = Field(None, description="else the model's name")
+    deadline_s: float = Field(300.0, gt=0, description="of a question that names none")
     max_num_requests: int = Field(256, ge=1, description="questions in flight; more are a 429")
-    shutdown_timeout_s: float = Field(10.0, gt=0)
-    log_level: str = "info"
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="seconds to finish in")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
 
@@ -92,10 +98,15 @@ class EdgeConfig(_Frozen):
     """`picert-edge`: one or more models, one cloud."""
 
     engines: tuple[EngineConfig, ...] = Field(min_length=1)
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="else made of the host's name and the process id",
+    )
     link: LinkConfig = LinkConfig()
-    shutdown_timeout_s: float = Field(10.0, gt=0)
-    log_level: str = "info"
+    shutdown_timeout_s: float = Field(10.0, gt=0, description="seconds to finish in")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
 

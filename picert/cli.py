@@ -1,0 +1,261 @@
+"""The command line: reads flags, then loads the one module that does the work.
+
+`--help` must not wait for torch, so what a command does is loaded only when it is run: `_run` below
+is the only place that imports by name. Every PicertError ends here as one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, NoReturn, get_args
+
+from picert import __version__
+from picert.commands.flags import (
+    CLOUD_FLAGS,
+    EDGE_FLAGS,
+    GENERATE_FLAGS,
+    add_flags,
+    add_sampling_flags,
+)
+from picert.errors import ConfigError, InvalidRequest, ModelNotFound, PicertError
+from picert.messages import Route
+
+DEMO_QUESTION = "What are the most effective ways to deal with stress?"
+_CLOUD_MODEL = "qwen2.5-coder-1.5b-instruct"
+_EDGE_MODELS = ("qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct")
+_URL = "http://127.0.0.1:8000"
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse ends the process with a page of usage; we end it with one line, like any other
+    error.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}: see `{self.prog} --help`")
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """One command: what it is for, its flags, and `module:function` that runs it."""
+
+    summary: str
+    usage: str
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    target: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`picert`; returns the exit code."""
+    return _guarded(lambda: _main(sys.argv[1:] if argv is None else list(argv)))
+
+
+def cloud_main(argv: Sequence[str] | None = None) -> int:
+    """`picert-cloud`; returns the exit code."""
+    return _guarded(lambda: _run("picert-cloud", _CLOUD, argv))
+
+
+def edge_main(argv: Sequence[str] | None = None) -> int:
+    """`picert-edge`; returns the exit code."""
+    return _guarded(lambda: _run("picert-edge", _EDGE, argv))
+
+
+def _main(argv: list[str]) -> int:
+    if argv and argv[0] in _COMMANDS:
+        return _run(f"picert {argv[0]}", _COMMANDS[argv[0]], argv[1:])
+    listing = "\n".join(f"  {name:<10}{c.summary}" for name, c in _COMMANDS.items())
+    parser = _Parser(
+        prog="picert",
+        usage="picert COMMAND [flags]",
+        description="Progressive LLM inference over cloud and edge.",
+        epilog=f"commands:\n{listing}\n\n`picert COMMAND --help` tells the rest; the servers are "
+        "`picert-cloud` and `picert-edge`.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"picert {__version__}")
+    parser.add_argument("command", choices=tuple(_COMMANDS), metavar="COMMAND", help="see below")
+    if not argv:
+        parser.print_help()
+        return EXIT_BAD_INPUT
+    parser.parse_args(argv)
+    raise AssertionError("a known command was not run")
+
+
+def _run(program: str, command: _Command, argv: Sequence[str] | None) -> int:
+    parser = _Parser(
+        prog=program,
+        usage=f"{program} {command.usage}",
+        description=command.summary,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"picert {__version__}")
+    command.add_flags(parser)
+    flags = parser.parse_args(argv)
+    module, _, name = command.target.partition(":")
+    run: Callable[[argparse.Namespace], int] = getattr(import_module(module), name)
+    return run(flags)
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """Run a command; what it raises on purpose becomes one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")  # a terminal without some character is no reason to stop
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except PicertError as error:
+        sys.stderr.write(f"error: {' '.join(error.message.split())}\n")
+        return EXIT_BAD_INPUT if isinstance(error, InvalidRequest | ModelNotFound) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+# --- flags ----------------------------------------------------------------------------------------
+
+
+def _check_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    _add_int(parser, "--threads", "to measure with (default: the cores this process may use)")
+
+
+def _pull_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", help="a name that `picert list` shows, a Hugging Face id (org/repo), or a path"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _list_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _demo_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--question", default=DEMO_QUESTION, help="(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    parser.add_argument("--cloud-model", default=_CLOUD_MODEL, help="(default: %(default)s)")
+    parser.add_argument(
+        "--edge-model",
+        action="append",
+        dest="edge_models",
+        help=f"one edge for each; repeatable (default: {' and '.join(_EDGE_MODELS)})",
+    )
+    parser.set_defaults(default_edge_models=_EDGE_MODELS)
+    _add_int(parser, "--max-tokens", "of an answer (default: %(default)s)", 400)
+    _add_int(parser, "--threads", "of the cloud (default: all cores it may use; an edge has one)")
+
+
+def _ask_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question")
+    parser.add_argument("--url", default=_URL, help="of the cloud (default: %(default)s)")
+    routes = get_args(Route)
+    parser.add_argument("--route", choices=routes, default="auto", help="(default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON object, when all is there")
+    add_sampling_flags(parser)
+
+
+def _generate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt")
+    parser.add_argument("--chat", action="store_true", help="the prompt is a user's turn in a chat")
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show text as it comes, not when it is complete",
+    )
+    add_sampling_flags(parser)
+    add_flags(parser, GENERATE_FLAGS)
+
+
+def _cloud_flags(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    add_flags(parser, CLOUD_FLAGS)
+
+
+def _edge_flags(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    add_flags(parser, EDGE_FLAGS)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Each flag is also a variable (--max-num-seqs is PICERT_MAX_NUM_SEQS) and a key of the "
+        "config file. Flags win over variables, variables over the file."
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML; its keys are the long flags")
+
+
+def _add_int(
+    parser: argparse.ArgumentParser, name: str, text: str, default: int | None = None
+) -> None:
+    parser.add_argument(name, type=_positive, default=default, metavar="INT", help=text)
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
+
+
+_CLOUD = _Command(
+    "serve questions over HTTP with a large model, and give work to the edges that connect",
+    "--model MODEL [flags]",
+    _cloud_flags,
+    "picert.commands.servers:cloud",
+)
+_EDGE = _Command(
+    "connect to a cloud and expand its sketches with one or more small models",
+    "--model MODEL [--model MODEL …] [flags]",
+    _edge_flags,
+    "picert.commands.servers:edge",
+)
+_COMMANDS: Mapping[str, _Command] = MappingProxyType(
+    {
+        "demo": _Command(
+            "one cloud and two edges on this machine, and a question to them",
+            "[flags]",
+            _demo_flags,
+            "picert.commands.demo:run",
+        ),
+        "ask": _Command(
+            "ask a running cloud", "QUESTION [flags]", _ask_flags, "picert.commands.ask:run"
+        ),
+        "generate": _Command(
+            "complete a prompt with one model, without cloud and edges",
+            "PROMPT --model MODEL [flags]",
+            _generate_flags,
+            "picert.commands.generate:run",
+        ),
+        "pull": _Command(
+            "fetch a model and verify it",
+            "MODEL [flags]",
+            _pull_flags,
+            "picert.commands.models:pull",
+        ),
+        "list": _Command(
+            "the named models, and which are here",
+            "[flags]",
+            _list_flags,
+            "picert.commands.models:listing",
+        ),
+        "check": _Command(
+            "what this machine can do, and which runners work",
+            "[flags]",
+            _check_flags,
+            "picert.commands.check:run",
+        ),
+    }
+)

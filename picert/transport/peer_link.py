@@ -131,7 +131,7 @@ class PeerLink:
         try:
             await asyncio.wait(
                 [sent]
-            )  # unlike `await sent`, survives that closing the socket cancels it
+            )  # closing the socket cancels `sent`, which must not cancel us
         finally:
             sent.cancel()  # if we are cancelled ourselves; else it is done
         if sent.cancelled() or sent.exception():
@@ -144,7 +144,8 @@ class PeerLink:
         """
         self._is_draining = True
         if self._linked.is_set():
-            await self.send(Drain(reason))
+            with contextlib.suppress(EdgeLost):
+                await self.send(Drain(reason))
 
     def events(self) -> AsyncIterator[EdgeEvent]:
         """Jobs, cancels and losses of the link, in order; for one consumer. Ends after `close`."""
@@ -205,7 +206,7 @@ class PeerLink:
                 sent_at=self._last_sent_at,
                 num_running=load.num_running,
                 num_waiting=load.num_waiting,
-                kv_usage=load.kv_usage,
+                kv_usage=min(1.0, max(0.0, load.kv_usage)),  # a rounding error is no fault
                 rtt_s=self.rtt_s,
             )
         )

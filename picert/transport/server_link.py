@@ -76,7 +76,7 @@ class ServerLink:
         self._all_left = asyncio.Event()
 
     async def start(self) -> None:
-        """Bind `config.address` and serve.
+        """Bind `config.address` and serve; a link that was closed is not started again.
 
         Raises ConfigError (port in use, address not allowed).
         """

@@ -74,6 +74,14 @@ async def test_heartbeats_carry_the_load_there_and_the_round_trip_back(links):
     assert (load.num_running, load.num_waiting, load.kv_usage) == (2, 1, 0.5)
 
 
+async def test_usage_a_rounding_error_over_one_is_still_a_beat(links):
+    server = await links.server()
+    await links.edge(server.address, load=lambda: Load(0, 0, 1.0000001))
+    await until(lambda: (peer := server.peers.get("edge-1")) and peer.load)
+    assert server.peers["edge-1"].load.kv_usage == 1.0
+    assert server.rejected == 0
+
+
 async def test_several_edges_get_their_own_messages(links, next_event):
     server = await links.server()
     edges = [await links.edge(server.address, f"edge-{i}") for i in range(4)]

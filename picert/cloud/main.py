@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from picert import hub
+from picert import __version__, hub
 from picert.cloud.edges import EdgePool
 from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
 from picert.cloud.server import bind, serve
@@ -54,7 +54,7 @@ async def _serve(
 ) -> int:
     """Everything that lives on the event loop, from the link to the last answer."""
     stop = _stop_on_signal()
-    link = ServerLink(config.link)
+    link = ServerLink(config.link, picert_version=__version__)
     await link.start()
     pool = EdgePool(link)
     service = CloudService(loop, pool, load_prompts(), config)

@@ -55,22 +55,29 @@ async def _serve(
     worker = EdgeWorker(loops, load_prompts(), link)
     await link.start()
     following = asyncio.create_task(_follow(link, worker))
+    linking = asyncio.create_task(link.wait_linked(config.link.connect_timeout_s))
     stopping = asyncio.create_task(stop.wait())
     try:
-        await link.wait_linked(config.link.connect_timeout_s)
-        logger.info("linked to %s", config.link.address)
-        on_ready()
-        await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if following.done():
-            following.result()
+        await _first_of(linking, stopping)
+        if not stopping.done():
+            logger.info("linked to %s", config.link.address)
+            on_ready()
+        await _first_of(following, stopping)
         await link.drain("the edge stops")
         await worker.drain(config.shutdown_timeout_s)
         return 0
     finally:
         await link.close()
-        for task in (following, stopping):
+        for task in (following, linking, stopping):
             task.cancel()
-        await asyncio.gather(following, stopping, return_exceptions=True)
+        await asyncio.gather(following, linking, stopping, return_exceptions=True)
+
+
+async def _first_of(work: asyncio.Task[None], stopping: asyncio.Task[bool]) -> None:
+    """Until `work` is over, whose error is raised, or the process shall stop."""
+    await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        work.result()
 
 
 async def _follow(link: PeerLink, worker: EdgeWorker) -> None:

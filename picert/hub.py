@@ -42,7 +42,10 @@ else:
     import tomli as tomllib
 
 LOCK_TIMEOUT_S = 3600.0  # another pull of the same model may take this long
-_HF_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+\.gguf))?")
+_HF_NAME = r"[A-Za-z0-9_]([\w.-]*\w)?"
+_HF_ID = re.compile(
+    rf"(?!.*(--|\.\.))(?P<repo>{_HF_NAME}/{_HF_NAME})(:(?P<file>[\w./-]+\.gguf))?", re.ASCII
+)
 _log = get_logger(__name__)
 
 
@@ -242,7 +245,7 @@ def _install(file: Path, entry: CatalogueEntry) -> None:
 
 
 def _has_pinned_hash(entry: CatalogueEntry) -> bool:
-    """Whether the installed file is the pinned one; hashed anew only if its size or time changed."""
+    """Whether the installed file is the pinned one; hashed anew if its size or time changed."""
     stat = entry.path.stat()
     with suppress(OSError, ValueError):
         note = json.loads(_note_path(entry.path).read_text(encoding="utf-8"))

@@ -1,0 +1,83 @@
+// vec_avx512.h: sixteen lanes; needs AVX-512 F, DQ and VL. See vec_scalar.h.
+#pragma once
+
+// GCC 12 takes the deliberately undefined operand inside its own AVX-512 intrinsics for a mistake (GCC bug
+// 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace picert::cpu {
+namespace {
+
+struct Vec {
+  static constexpr int64_t kWidth = 16;
+  static constexpr int kTileRows = 6;
+  static constexpr int kTileVecs = 4;
+  __m512 v;
+};
+
+inline Vec splat(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x.v); }
+
+// 0 <= n <= 16.
+inline __mmask16 lanes_below(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline Vec load_first(const float* p, int64_t n) {
+  return n == Vec::kWidth ? load(p) : Vec{_mm512_maskz_loadu_ps(lanes_below(n), p)};
+}
+inline void store_first(float* p, Vec x, int64_t n) {
+  if (n == Vec::kWidth) {
+    store(p, x);
+  } else {
+    _mm512_mask_storeu_ps(p, lanes_below(n), x.v);
+  }
+}
+
+inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+inline Vec select_lanes(Vec x, Vec y, int64_t begin, int64_t end) {
+  const int64_t low = begin < 0 ? 0 : begin, high = end > Vec::kWidth ? Vec::kWidth : end;
+  const __mmask16 below_end = lanes_below(high < 0 ? 0 : high);
+  const __mmask16 below_begin = lanes_below(low > Vec::kWidth ? Vec::kWidth : low);
+  return {_mm512_mask_blend_ps(_kandn_mask16(below_begin, below_end), y.v, x.v)};
+}
+
+inline float sum(Vec x) { return _mm512_reduce_add_ps(x.v); }
+inline float maximum(Vec x) { return _mm512_reduce_max_ps(x.v); }
+
+inline Vec round(Vec x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline Vec exp2_whole(Vec n) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+}
+
+inline void store_half(uint16_t* p, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Vec load_half(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void halves_to_floats(const uint16_t* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(to + i, load_half(from + i));
+  for (; i < n; i += 4) {
+    _mm_storeu_ps(to + i, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i))));
+  }
+}
+
+}  // namespace
+}  // namespace picert::cpu

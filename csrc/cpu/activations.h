@@ -10,6 +10,8 @@ namespace picert::cpu {
 
 inline int64_t num_groups(int64_t inputs) { return (inputs + kTileInputs - 1) / kTileInputs; }
 
+inline int num_parts(Precision precision) { return precision == Precision::int16 ? 2 : 1; }
+
 struct PackedMatrix::Impl {
   Format format;
   int64_t outputs;
@@ -20,7 +22,8 @@ struct PackedMatrix::Impl {
 };
 
 struct Activations::Impl {
-  AlignedBuffer groups;  // ActivationGroup [rows, num_groups(cols)]
+  AlignedBuffer groups;  // ActivationGroup [rows, parts, num_groups(cols)]
+  int parts = 1;         // 2 for Precision::int16: a row and what it left over
   int64_t cols = 0;
   const float* x = nullptr;  // the rows themselves, for weights kept in floating point
   int64_t ldx = 0;

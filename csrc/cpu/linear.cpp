@@ -65,17 +65,37 @@ const uint8_t* tiles_of(const PackedMatrix::Impl& weight, int64_t column) {
   return weight.columns.as<uint8_t>() + static_cast<size_t>(column) * weight.column_bytes;
 }
 
+// A column with rows in two parts: the kernel sees twice the rows, and their products are added up.
+void multiply_two_parts(ColumnKernel kernel, Column column, const Rows& rows) {
+  constexpr int64_t kRows = kRowBlock / 2;
+  float parts[2 * kRows][kTileOutputs];
+  const float* bias = column.bias;
+  column.bias = nullptr;
+  for (int64_t first = 0; first < rows.count; first += kRows) {
+    const int64_t count = std::min(kRows, rows.count - first);
+    kernel(column, {rows.x + 2 * first * column.groups, 2 * count, parts[0], kTileOutputs});
+    for (int64_t r = 0; r < count; r++) {
+      float* out = rows.out + (first + r) * rows.ldo;
+      for (int n = 0; n < column.outputs; n++) {
+        out[n] = parts[2 * r][n] + parts[2 * r + 1][n] + (bias != nullptr ? bias[n] : 0.0f);
+      }
+    }
+  }
+}
+
 void linear_quantized(const Worker& worker, ColumnKernel kernel, const PackedMatrix::Impl& weight,
                       const Activations::Impl& x, int64_t rows, const float* bias, float* out, int64_t ldo) {
-  const int64_t groups = num_groups(weight.inputs);
-  const size_t row_bytes = static_cast<size_t>(groups) * sizeof(ActivationGroup);
+  const int64_t groups = num_groups(weight.inputs), row_groups = x.parts * groups;
+  const size_t row_bytes = static_cast<size_t>(row_groups) * sizeof(ActivationGroup);
   const auto* activations = x.groups.as<ActivationGroup>();
   const auto* units = weight.units.as<float>();
   for_each_part(worker, weight, rows, row_bytes, [&](int64_t row, int64_t count, int64_t column) {
     const int64_t n = column * kTileOutputs;
-    kernel({tiles_of(weight, column), groups, units + n, bias != nullptr ? bias + n : nullptr,
-            outputs_of(weight, column)},
-           {activations + row * groups, count, out + row * ldo + n, ldo});
+    const Column with{tiles_of(weight, column), groups, units + n, bias != nullptr ? bias + n : nullptr,
+                      outputs_of(weight, column)};
+    const Rows of{activations + row * row_groups, count, out + row * ldo + n, ldo};
+    if (x.parts == 2) return multiply_two_parts(kernel, with, of);
+    kernel(with, of);
   });
 }
 

@@ -24,14 +24,14 @@ struct Product {
 // out = x · W^T + bias through the public functions, in rows that are wider than n to catch writes past the
 // end.
 Product multiply(const PackedMatrix& weight, Isa isa, ThreadPool& pool, const float* x, int64_t m,
-                 const float* bias) {
+                 const float* bias, Precision precision = Precision::int8) {
   const int64_t n = weight.outputs(), k = weight.inputs(), ldo = n + 3;
   const float untouched = -12345.0f;
   std::vector<float> wide(static_cast<size_t>(m * ldo), untouched);
   Activations activations;
-  activations.reserve(m, k);
+  activations.reserve(m, k, precision);
   pool.run([&](const Worker& worker) {
-    quantize(worker, isa, x, k, m, k, activations);
+    quantize(worker, isa, x, k, m, k, activations, precision);
     worker.sync();
     linear(worker, isa, weight, activations, m, bias, wide.data(), ldo);
   });
@@ -128,6 +128,36 @@ void a_row_does_not_depend_on_its_batch() {
       }
     }
   }
+}
+
+// int16 is some 250 times as close to the product with the activations as they were as int8 is.
+void two_parts_are_nearly_exact() {
+  const int64_t m = 29, n = 35, k = 256;
+  ThreadPool pool(2);
+  const std::vector<float> x = random_floats(static_cast<size_t>(m * k), 91);
+  const std::vector<float> bias = random_floats(static_cast<size_t>(n), 92);
+  const Tensor tensor = random_tensor("Q8_0", n, k, 93);
+  const PackedMatrix weight = pack(tensor.view, best_isa(), pool);
+  const Product want = multiply(weight, Isa::scalar, pool, x.data(), m, bias.data(), Precision::int16);
+  std::vector<float> w(static_cast<size_t>(k));
+  for (int64_t o = 0; o < n; o++) {
+    dequantize_row(tensor.view, o, w.data());
+    for (int64_t r = 0; r < m; r++) {
+      double exact = bias[size_t(o)], size = 1.0;
+      for (int64_t i = 0; i < k; i++) {
+        exact += double(w[size_t(i)]) * x[size_t(r * k + i)];
+        size += std::fabs(w[size_t(i)] * x[size_t(r * k + i)]);
+      }
+      EXPECT(std::fabs(want.out[size_t(r * n + o)] - exact) < 1e-5 * size, "out[%d, %d]", int(r), int(o));
+    }
+  }
+  for (const Isa isa : isas()) {
+    EXPECT(multiply(weight, isa, pool, x.data(), m, bias.data(), Precision::int16).out == want.out, "%s",
+           isa_name(isa));
+  }
+  const float* last = &x[static_cast<size_t>((m - 1) * k)];
+  const Product alone = multiply(weight, best_isa(), pool, last, 1, bias.data(), Precision::int16);
+  EXPECT(std::equal(alone.out.begin(), alone.out.end(), want.out.end() - n), "a row alone differs");
 }
 
 void many_rows_go_in_passes() {  // more activations than the cache share of one pass
@@ -291,6 +321,7 @@ int main(int argc, char** argv) {
       {{"quantized_products", quantized_products},
        {"float_products", float_products},
        {"a_row_does_not_depend_on_its_batch", a_row_does_not_depend_on_its_batch},
+       {"two_parts_are_nearly_exact", two_parts_are_nearly_exact},
        {"many_rows_go_in_passes", many_rows_go_in_passes},
        {"instruction_sets_agree_to_the_bit", instruction_sets_agree_to_the_bit},
        {"extremes_do_not_overflow", extremes_do_not_overflow},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
 
 from picert.commands.flags import engine_config, sampling
 from picert.engine.llm import LLM
@@ -20,11 +19,10 @@ def run(flags: argparse.Namespace) -> int:
         if flags.chat:
             prompt = llm.engine.tokenizer.encode_chat([ChatMessage("user", flags.prompt)])
         pieces = []
-        with closing(llm.stream(prompt, params)) as outputs:
-            for output in outputs:
-                pieces.append(output.text)
-                if flags.stream:
-                    sys.stdout.write(output.text)
-                    sys.stdout.flush()
+        for output in llm.stream(prompt, params):
+            pieces.append(output.text)
+            if flags.stream:
+                sys.stdout.write(output.text)
+                sys.stdout.flush()
     sys.stdout.write("\n" if flags.stream else "".join(pieces) + "\n")
     return 0

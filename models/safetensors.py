@@ -216,5 +216,6 @@ def _canonical_name(name: str, config: ModelConfig, folder: Path) -> str:
 
 
 def _plus_one(tensor: RawTensor) -> RawTensor:
-    values = dequantize(tensor) + np.float32(1)
+    with np.errstate(all="ignore"):  # damaged weights may be infinite
+        values = dequantize(tensor) + np.float32(1)
     return RawTensor("F32", tensor.shape, values.reshape(-1).view(np.uint8))

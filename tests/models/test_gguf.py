@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
-from hostile_bytes import damaged, load_or_refuse
+from hostile_bytes import DAMAGE, Damage, load_or_refuse
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from tiny_gguf import Extras
 
 from picert.errors import ModelError
@@ -290,11 +289,10 @@ def test_a_file_cut_short_anywhere_is_refused(tiny: Path, tmp_path: Path) -> Non
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(data=st.data())
-def test_mutated_bytes_load_or_are_refused(data: st.DataObject, tiny: Path, tmp_path: Path) -> None:
-    sound = tiny.read_bytes()
+@given(damage=DAMAGE)
+def test_mutated_bytes_load_or_are_refused(damage: Damage, tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "mutated.gguf"
-    path.write_bytes(data.draw(damaged(sound, header_bytes=12_000)))
+    path.write_bytes(damage.of(tiny.read_bytes(), header_bytes=12_000))
     checkpoint = load_or_refuse(path)
     for tensor in checkpoint.tensors.values() if checkpoint else ():
         assert len(tensor.data) == tensor.row_bytes * tensor.num_values // tensor.shape[-1]

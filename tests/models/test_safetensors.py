@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from hostile_bytes import damaged, load_or_refuse
+from hostile_bytes import DAMAGE, Damage, load_or_refuse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -229,17 +229,19 @@ def test_header_length_beyond_the_file_is_refused(llama: Path, length: int) -> N
         read_folder(llama)
 
 
-@HYPOTHESIS
-@given(data=st.data())
-def test_mutated_weights_load_or_are_refused(
-    data: st.DataObject, sound: Path, tmp_path: Path
-) -> None:
+def mutable_copy(sound: Path, tmp_path: Path) -> Path:
+    """A copy made once for all examples of a test."""
     folder = tmp_path / "mutated"
-    if not folder.exists():
-        shutil.copytree(sound, folder)
+    return folder if folder.exists() else shutil.copytree(sound, folder)
+
+
+@HYPOTHESIS
+@given(damage=DAMAGE)
+def test_mutated_weights_load_or_are_refused(damage: Damage, sound: Path, tmp_path: Path) -> None:
+    folder = mutable_copy(sound, tmp_path)
     whole = (sound / "model.safetensors").read_bytes()
-    mutated = data.draw(damaged(whole, header_bytes=8 + int.from_bytes(whole[:8], "little")))
-    (folder / "model.safetensors").write_bytes(mutated)
+    header_bytes = 8 + int.from_bytes(whole[:8], "little")
+    (folder / "model.safetensors").write_bytes(damage.of(whole, header_bytes))
     load_or_refuse(folder)
 
 
@@ -263,32 +265,34 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
+KEYS = (
+    *("architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"),
+    *("rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "rope_local_base_freq"),
+    *("layer_types", "sliding_window", "sliding_window_pattern", "query_pre_attn_scalar"),
+    *("tie_word_embeddings", "eos_token_id", "bos_token_id", "hidden_activation"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "attention_bias"),
+)
+CHANGES = st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=3)
 
 
 @HYPOTHESIS
-@given(data=st.data())
+@given(changes=CHANGES)
 def test_mutated_config_loads_or_is_refused(
-    data: st.DataObject, sound: Path, tmp_path: Path
+    changes: dict[str, Any], sound: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "mutated"
-    if not folder.exists():
-        shutil.copytree(sound, folder)
+    folder = mutable_copy(sound, tmp_path)
     config = json.loads((sound / "config.json").read_text())
-    keys = sorted({*config, "rope_scaling", "rope_theta", "query_pre_attn_scalar"})
-    for key in data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3)):
-        config[key] = data.draw(JSON)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
     load_or_refuse(folder)
 
 
 @HYPOTHESIS
-@given(data=st.data())
+@given(damage=DAMAGE)
 def test_mutated_config_bytes_load_or_are_refused(
-    data: st.DataObject, sound: Path, tmp_path: Path
+    damage: Damage, sound: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "mutated"
-    if not folder.exists():
-        shutil.copytree(sound, folder)
+    folder = mutable_copy(sound, tmp_path)
     whole = (sound / "config.json").read_bytes()
-    (folder / "config.json").write_bytes(data.draw(damaged(whole, header_bytes=len(whole))))
+    (folder / "config.json").write_bytes(damage.of(whole, len(whole)))
     load_or_refuse(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -20,18 +21,29 @@ _PATCHES = st.one_of(
 )
 
 
-@st.composite
-def damaged(draw: st.DrawFn, sound: bytes, header_bytes: int) -> bytes:
-    """`sound` with a few patches in its header, and perhaps cut short or with bytes inserted."""
-    data = bytearray(sound)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, header_bytes - 1))
-        patch = draw(_PATCHES)
-        width = len(patch) if draw(st.booleans()) else 0  # 0 inserts and shifts all that follows
-        data[at : at + width] = patch
-    if draw(st.integers(0, 3)) == 0:
-        del data[draw(st.integers(0, len(data))) :]
-    return bytes(data)
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is done to a sound file. Small, so that a failing example can be read."""
+
+    patches: tuple[tuple[int, bytes, bool], ...]  # where, what, and whether it is inserted
+    kept: float  # of the file's length
+
+    def of(self, sound: bytes, header_bytes: int) -> bytes:
+        """The damaged file; patches fall within its first `header_bytes`."""
+        data = bytearray(sound)
+        for at, patch, is_inserted in self.patches:
+            begin = at % header_bytes
+            data[begin : begin if is_inserted else begin + len(patch)] = patch
+        return bytes(data[: int(len(data) * self.kept)])
+
+
+DAMAGE = st.builds(
+    Damage,
+    patches=st.lists(
+        st.tuples(st.integers(0, 2**20), _PATCHES, st.booleans()), min_size=1, max_size=4
+    ).map(tuple),
+    kept=st.one_of(st.just(1.0), st.just(1.0), st.floats(0.0, 1.0)),
+)
 
 
 def load_or_refuse(path: Path) -> Checkpoint | None:

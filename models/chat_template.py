@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import Any, Protocol
 
-from picert.models.template_sandbox import compile_template, run_template
-
 from picert.errors import InvalidRequest, ModelError
+from picert.models.template_sandbox import compile_template, run_template
 
 _STAND_INS = range(0xF0000, 0xFFFFE)  # a private-use plane of Unicode
 CHATML = (
@@ -54,10 +53,12 @@ class ChatTemplate:
         """
         self.source = source
         self._variables = variables
-        self._special = special
-        longest_first = sorted(special, key=lambda marker: (-len(marker), marker))
+        self._special = {marker: token_id for marker, token_id in special.items() if marker}
+        longest_first = sorted(self._special, key=lambda marker: (-len(marker), marker))
         self._marker = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._heads = frozenset(marker[:n] for marker in special for n in range(1, len(marker)))
+        self._heads = frozenset(
+            marker[:n] for marker in self._special for n in range(1, len(marker))
+        )
         self._longest_head = max(map(len, self._heads), default=0)
         self._code: CodeType | None = None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hard_strings import hard_strings
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_vocab import plain_merges, spm_metadata, tiny_gguf_tokenizer, tiny_metadata, trained
 from tokenizers import Regex, pre_tokenizers
 from transformers import GemmaTokenizer
@@ -82,6 +85,24 @@ def test_missing_metadata_is_a_model_error(key: str) -> None:
     metadata = {k: v for k, v in tiny_metadata().items() if k != key}
     with pytest.raises(ModelError, match="missing"):
         load_tokenizer(TokenizerMetadata(metadata))
+
+
+VALUES = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-5, 400), st.floats(), st.text(max_size=5)),
+    *(st.tuples(), st.lists(st.text(max_size=3), max_size=5).map(tuple)),
+    st.lists(st.integers(-5, 400), max_size=5).map(tuple),
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(tiny_metadata())), VALUES, min_size=1))
+def test_mutated_metadata_is_a_model_error_or_a_tokenizer_that_works(
+    changes: dict[str, Any],
+) -> None:
+    ids, vocab_size = [], 1
+    with suppress(ModelError):
+        tokenizer = load_tokenizer(TokenizerMetadata({**tiny_metadata(), **changes}))
+        ids, vocab_size = tokenizer.encode("the model"), tokenizer.vocab_size
+    assert all(0 <= i < vocab_size for i in ids)
 
 
 def test_special_token_that_reads_like_a_word_is_not_reached_by_text() -> None:

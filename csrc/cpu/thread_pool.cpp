@@ -22,9 +22,9 @@ namespace picert::cpu {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-// One pause is 40 to 140 cycles on current x86. A phase of a step ends on all workers within tens of
-// microseconds of each other, so a worker that waits longer than kSyncSpins has met preempted company and had
-// better sleep.
+// One pause is 40 to 140 cycles on current x86, a thousand 17 to 60 us. A phase of a step ends on all workers
+// within tens of microseconds of each other, so a worker that waits longer than kSyncSpins has met preempted
+// company and had better sleep.
 constexpr int kSyncSpins = 1000;
 // Between two steps the caller schedules and samples; a worker that is still awake then saves a wake-up (tens
 // of microseconds, on a virtual machine more).

@@ -9,13 +9,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 
+from picert.errors import InvalidRequest
 from picert.models.chat_template import ChatTemplate, Message, default_template
 from picert.models.gguf_tokenizer import read_gguf_vocabulary
 from picert.models.tokenizer_json import read_json_vocabulary
 from picert.models.vocabulary import Vocabulary
 from picert.models.weights import TokenizerFiles, TokenizerSource
-
-from picert.errors import InvalidRequest
 
 
 def load_tokenizer(source: TokenizerSource, chat_template: str | None = None) -> Tokenizer:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from picert.models.vocabulary import SpacePrefix, Vocabulary, end_token_ids
 from tokenizers import Tokenizer as Backend
 
 from picert.errors import ModelError
+from picert.models.vocabulary import SpacePrefix, Vocabulary, end_token_ids
 
 _MAX_BYTES = 256 << 20  # the largest tokenizer.json in use has some 35 MB
 

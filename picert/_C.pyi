@@ -102,3 +102,40 @@ class Decoder:
     def weight_bytes(self) -> int: ...
     @property
     def kv_bytes(self) -> int: ...
+
+_Floats = NDArray[np.float32]
+_Ints = NDArray[np.int32]
+
+def best_isa() -> str: ...
+def supported_isas() -> list[str]: ...
+def measure_bandwidth(num_threads: int, bytes: int) -> float: ...  # GB/s
+def measure_int8_peak(num_threads: int) -> float: ...  # 1e9 multiply-accumulates per second
+def measure_fp32_peak(num_threads: int) -> float: ...  # the same
+def dequantize(dtype: str, shape: tuple[int, ...], data: NDArray[np.uint8]) -> _Floats: ...
+def linear(
+    x: _Floats,
+    dtype: str,
+    shape: tuple[int, ...],
+    data: NDArray[np.uint8],
+    bias: _Floats | None,
+    num_threads: int,
+    isa: str,
+) -> _Floats: ...
+def rms_norm(x: _Floats, weight: _Floats, eps: float, isa: str) -> _Floats: ...
+def rope(x: _Floats, cos: _Floats, sin: _Floats, isa: str) -> _Floats: ...
+def silu_mul(gate: _Floats, up: _Floats, isa: str) -> _Floats: ...
+def gelu_tanh_mul(gate: _Floats, up: _Floats, isa: str) -> _Floats: ...
+def soft_cap(x: _Floats, cap: float, isa: str) -> _Floats: ...
+def attention(
+    q: _Floats,
+    k_cache: _Floats,
+    v_cache: _Floats,
+    query_start: _Ints,
+    context_lens: _Ints,
+    block_tables: _Ints,
+    scale: float,
+    window: int,
+    soft_cap: float,
+    num_threads: int,
+    isa: str,
+) -> _Floats: ...

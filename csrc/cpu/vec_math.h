@@ -27,7 +27,8 @@ inline Vec exp(Vec x) {
   p = fma(r, p, splat(0x1.555492p-3f));
   p = fma(r, p, splat(0x1.fffffcp-2f));
   const Vec power = mul(add(splat(1.0f), fma(mul(r, r), p, r)), exp2_whole(n));
-  return select_less(x, splat(-87.3f), splat(0.0f), power);
+  const Vec finite = select_less(splat(88.3f), x, splat(__builtin_inff()), power);
+  return select_less(x, splat(-87.3f), splat(0.0f), finite);
 }
 
 // 1 / (1 + e^-x)

@@ -1,8 +1,10 @@
-// thread_pool.h: a team of threads that run one function together (SPMD), with a cheap barrier between its phases.
+// thread_pool.h: a team of threads that run one function together (SPMD), with a cheap barrier between its
+// phases.
 //
-// One step of a decoder is one `run`: each worker executes the whole step, takes its share of every operation and
-// meets the others at `sync`. A 30-layer model has about 200 of them a step, so a barrier must cost about a
-// microsecond: workers spin briefly, then sleep, so that more workers than cores stay correct and do not starve.
+// One step of a decoder is one `run`: each worker executes the whole step, takes its share of every operation
+// and meets the others at `sync`. A 30-layer model has about 200 of them a step, so a barrier must cost about
+// a microsecond: workers spin briefly, then sleep, so that more workers than cores stay correct and do not
+// starve.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +37,9 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // Run `body` on every worker and return when all have. An exception of any worker is rethrown here (the first by
-  // rank); a body that throws must do so on all workers or before the first sync.
+  // Run `body` on every worker and return when all have. When a worker throws, the others' next `sync` ends
+  // their part too, and the exception is rethrown here (of several, the lowest rank's). Calls from several
+  // threads take turns.
   void run(const std::function<void(const Worker&)>& body);
 
   int size() const;

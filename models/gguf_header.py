@@ -23,6 +23,7 @@ MAX_HEADER_BYTES = 64 << 20
 MAX_STRING_BYTES = 16 << 20
 MAX_ARRAY_LENGTH = 1 << 20
 MAX_DIMENSIONS = 4
+MAX_COUNT = 1 << 17  # of tensors, and of keys
 
 _SCALARS = {  # GGUF value type -> struct and numpy format, both little-endian
     0: "<u1",
@@ -103,6 +104,8 @@ def read_header(data: mmap.mmap, where: str) -> GgufHeader:
     cursor = _Cursor(data, where)
     _check_magic(cursor)
     num_tensors, num_keys = cursor.u64(), cursor.u64()
+    if max(num_tensors, num_keys) > MAX_COUNT:
+        raise cursor.damaged(f"{num_tensors} tensors and {num_keys} keys are not sane")
     cursor.need(num_tensors * 32 + num_keys * 13, "tensors and keys")  # the least they can take
     metadata: dict[str, MetadataValue] = {}
     for _ in range(num_keys):

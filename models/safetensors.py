@@ -9,6 +9,7 @@ import hashlib
 import json
 import mmap
 import re
+import stat
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,8 +23,7 @@ from picert.models.fields import Fields
 from picert.models.hf_config import config_from_json
 from picert.models.raw_tensor import BLOCK_FORMATS, RawTensor, dequantize
 
-MAX_JSON_BYTES = 32 << 20
-MAX_SHARDS = 10_000
+MAX_JSON_BYTES = 8 << 20
 _DTYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 _OUTER_NAMES = {
     "model.embed_tokens.weight": "embed.weight",
@@ -93,7 +93,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if not isinstance(weight_map, dict):
             raise ModelError(f"{index} has no weight_map: fetch it again")
         names = Fields(str(index), {"weight_map": list(weight_map.values())}).texts("weight_map")
-        return [folder / name for name in sorted(set(names)) if _is_plain_name(name, index)]
+        return [_shard(folder, name, index) for name in sorted(set(names))]
     if any(folder.glob("*.bin")):
         raise ModelError(
             f"{folder} holds its weights as .bin, which may run code when read: convert it with "
@@ -102,16 +102,18 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} has no model.safetensors: fetch the model again")
 
 
-def _is_plain_name(name: str, index: Path) -> bool:
+def _shard(folder: Path, name: str, index: Path) -> Path:
     if not re.fullmatch(r"[\w.-]+\.safetensors", name):
         raise ModelError(f"{index} names the file {name[:80]!r}, wanted one in its own folder")
-    return True
+    if not (folder / name).is_file():
+        raise ModelError(f"{folder} lacks {name[:80]}, which its index names: fetch it again")
+    return folder / name
 
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError(f"{path} is over {MAX_JSON_BYTES} bytes, which is no config")
+        if not stat.S_ISREG(path.stat().st_mode) or path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelError(f"{path} is no file of at most {MAX_JSON_BYTES} bytes: fetch it again")
         return _parse_object(path.read_bytes(), str(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}): fetch it again") from None

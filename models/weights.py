@@ -73,7 +73,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return _from_folder(path)
     if path.suffix == ".safetensors":
         raise ModelError(f"{path} is one file of a model folder: name the folder {path.parent}")
-    if not path.exists():
+    if not path.is_file():  # a pipe or a device would have us wait for ever
         raise ModelError(f"{path} is not there, wanted a GGUF file or a model folder")
     return _from_gguf(path)
 

@@ -10,7 +10,10 @@ import torch
 import transformers
 from paged_decoding import PagedDecoding, fp32_decoder, logits_of
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from picert import hub
+from picert.models.tokenizer import load_tokenizer
 from picert.models.weights import Checkpoint, dequantize, load_checkpoint
 
 MAX_RELATIVE_ERROR = 1e-4
@@ -50,7 +53,9 @@ def transformers_logits(model: torch.nn.Module, tokens: list[int]) -> Tensor:
     return logits
 
 
-def with_values_of(model: torch.nn.Module, checkpoint: Checkpoint) -> torch.nn.Module:
+def with_values_of(
+    model: transformers.PreTrainedModel, checkpoint: Checkpoint
+) -> transformers.PreTrainedModel:
     """`model` with the checkpoint's dequantised values in place of its own."""
     names = {
         "attn_norm": "input_layernorm",
@@ -71,9 +76,10 @@ def with_values_of(model: torch.nn.Module, checkpoint: Checkpoint) -> torch.nn.M
         stem = f"model.layers.{parts[1]}.{names[parts[2]]}" if len(parts) == 4 else outer[parts[0]]
         values = torch.tensor(dequantize(tensor))
         state[f"{stem}.{parts[-1]}"] = values - 1 if is_gemma and "norm" in name else values
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
+    model.tie_weights()
     return model
 
 
@@ -165,3 +171,38 @@ def test_half_precision_weights_load_exactly(dtype: torch.dtype, tmp_path: Path)
     )
     ours = logits_of(load_checkpoint(path), TOKENS)
     assert_same_logits(ours, transformers_logits(model, TOKENS))
+
+
+@pytest.mark.real_model
+def test_real_smollm2_writes_what_transformers_writes() -> None:
+    checkpoint = load_checkpoint(hub.find("smollm2-135m-instruct"))
+    tokenizer = load_tokenizer(checkpoint.tokenizer_source)
+    decoding = PagedDecoding(fp32_decoder(checkpoint), block_size=16)
+    tokens = tokenizer.encode("The capital of France is")
+    logits = decoding.step({"a": tokens})["a"]
+    for _ in range(8):
+        tokens.append(int(logits[-1].argmax()))
+        logits = torch.cat((logits, decoding.step({"a": tokens[-1:]})["a"]))
+    assert "Paris" in tokenizer.decode(tokens)
+    assert_same_logits(logits, transformers_logits(real_llama(checkpoint), tokens))
+
+
+def real_llama(checkpoint: Checkpoint) -> transformers.PreTrainedModel:
+    """transformers' model of a Llama checkpoint, on its dequantised values."""
+    ours = checkpoint.config
+    config = transformers.LlamaConfig(
+        vocab_size=ours.vocab_size,
+        hidden_size=ours.hidden_size,
+        intermediate_size=ours.intermediate_size,
+        num_hidden_layers=ours.num_layers,
+        num_attention_heads=ours.num_heads,
+        num_key_value_heads=ours.num_kv_heads,
+        rms_norm_eps=ours.rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": ours.rope_theta},
+        tie_word_embeddings=ours.tie_embeddings,
+        attn_implementation="eager",
+    )
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)
+    return with_values_of(model, checkpoint).eval()

@@ -217,13 +217,13 @@ def test_hostile_tensor_table_is_refused(what: str, tmp_path: Path) -> None:
         read_gguf(path)
 
 
-@pytest.mark.parametrize("counts", [(2**64 - 1, 0), (0, 2**64 - 1), (2**30, 2**30)])
+@pytest.mark.parametrize("counts", [(2**64 - 1, 0), (0, 2**64 - 1), (2**30, 2**30), (2**16, 2**16)])
 def test_counts_beyond_the_file_are_refused_at_once(
     counts: tuple[int, int], tmp_path: Path
 ) -> None:
     path = tmp_path / "some.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, *counts) + ARCHITECTURE)
-    with pytest.raises(ModelError, match="tensors and keys"):
+    with pytest.raises(ModelError, match=r"tensors and \d* ?keys"):
         read_gguf(path)
     assert load_or_refuse(path) is None
 

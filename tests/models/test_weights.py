@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,17 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "empty.gguf")
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
         load_checkpoint(tmp_path)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ModelError, match="wanted a GGUF file"):
+        load_checkpoint(tmp_path / "pipe.gguf")
+    folder = tiny_models.make_safetensors(tmp_path, "llama")
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(ModelError, match=r"config\.json is no file"):
+        load_checkpoint(folder)
 
 
 def test_one_file_of_a_folder_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def _layer_types(fields: Fields) -> tuple[bool, ...]:
 def _rope_of(fields: Fields, layer_type: str) -> Fields:
     """The rope settings of a layer type: flat, one set per type, or the older rope_scaling."""
     if not fields.has("rope_parameters"):
-        return fields.inner("rope_scaling" if layer_type == "full_attention" else "absent")
+        is_scaled = layer_type == "full_attention"
+        return fields.inner("rope_scaling") if is_scaled else Fields(fields.where, {})
     flat = fields.inner("rope_parameters")
     is_nested = flat.has("full_attention") or flat.has("sliding_attention")
     return flat.inner(layer_type) if is_nested else flat

@@ -2,44 +2,52 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+DEPS := $(VENV)/.deps
 STAMP := $(VENV)/.installed
+CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+MODELS := smollm2-135m-instruct qwen2.5-coder-0.5b-instruct qwen2.5-coder-1.5b-instruct
 
-.PHONY: demo test lint types format ext models clean
+.PHONY: demo test models lint types format ext clean
 
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
-	touch $@
-
-demo: $(STAMP)
+demo: $(STAMP) ## one cloud and two edges on this machine, and a question to them
 	$(BIN)/picert demo
 
-models: $(STAMP)
-	$(BIN)/picert pull smollm2-135m-instruct
-	$(BIN)/picert pull qwen2.5-coder-0.5b-instruct
-	$(BIN)/picert pull qwen2.5-coder-1.5b-instruct
-
-test: models
+test: models ## the whole suite, on the real models too
 	$(BIN)/pytest
+
+models: $(STAMP) ## fetch what demo and tests use; nothing to do where they are
+	for model in $(MODELS); do $(BIN)/picert pull $$model || exit; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+	$(BIN)/clang-format -i $(CPP)
 
+# mypy cannot follow the package map, so it is shown a tree of links that looks like the installed package.
 types: $(STAMP)
-	mkdir -p build/types && rm -rf build/types/picert && cp -rs "$(CURDIR)/picert" build/types/picert
-	ln -sfn "$(CURDIR)/kernels" build/types/picert/kernels && ln -sfn "$(CURDIR)/models" build/types/picert/models
+	rm -rf build/types && mkdir -p build/types && cp -rs "$(CURDIR)/picert" build/types/picert
+	ln -s "$(CURDIR)/kernels" build/types/picert/kernels
+	ln -s "$(CURDIR)/models" build/types/picert/models
 	cd build/types && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p picert
 
-ext: $(STAMP)
-	$(BIN)/python setup.py -q build_ext --inplace
+ext: $(STAMP) ## the extension, if a C++ file has changed
 
 clean:
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info picert/*.so $(VENV)
+
+# What the build needs comes first and pinned, so that torch is the CPU build and nothing is fetched twice.
+$(DEPS): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch pybind11 setuptools
+	touch $@
+
+# The extension is compiled in place; pip then finds it up to date.
+$(STAMP): $(DEPS) setup.py $(CPP)
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@

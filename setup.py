@@ -46,7 +46,7 @@ ParallelCompile("PICERT_BUILD_JOBS", default=0).install()
 setup(
     packages=[
         *("picert", "picert.engine", "picert.pice", "picert.transport"),
-        *("picert.cloud", "picert.edge", "picert.kernels", "picert.models"),
+        *("picert.cloud", "picert.edge", "picert.commands", "picert.kernels", "picert.models"),
     ],
     package_dir={"picert.kernels": "kernels", "picert.models": "models"},
     ext_modules=[

@@ -108,8 +108,8 @@ def test_soft_caps_give_the_torch_logits(
     assert not np.array_equal(got, decoding(plain).step({"a": tokens})["a"])
 
 
-# smollm2 is plain; gemma3 has windows and two rope tables. 300 tokens take more than one pass of the
-# feed-forward part.
+# smollm2 is plain; gemma3 has windows and two rope tables. 300 tokens take more than one pass of
+# the feed-forward part.
 BITWISE = pytest.mark.parametrize("isa", ISAS)
 
 

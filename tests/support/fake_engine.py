@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from picert.models.config import ModelConfig
 
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
 from picert.engine.runner import ModelIdentity
+from picert.models.config import ModelConfig
 
 VOCAB_SIZE = 96
 END = 0

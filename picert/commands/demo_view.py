@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -13,7 +14,8 @@ from rich.text import Text
 
 from picert.messages import AnswerEvent, Done, Progress, TextDelta
 
-_TAIL_CHARS = 60  # of an expansion, on the live screen
+_TAIL_CHARS = 50  # of an expansion, on the live screen
+_FRAME_LINES = 8  # of the live screen, around sketch and answer
 
 
 @dataclass(slots=True)
@@ -145,7 +147,10 @@ class LiveView:
         """An answer begins."""
         self._board, self._title = Board(), title
         self._live = Live(
-            self._screen(), console=self._console, refresh_per_second=8, vertical_overflow="visible"
+            self._screen(is_whole=False),
+            console=self._console,
+            refresh_per_second=8,
+            transient=True,
         )
         self._live.start()
 
@@ -153,13 +158,14 @@ class LiveView:
         """Something happened to it."""
         self._board.take(event)
         if self._live is not None:
-            self._live.update(self._screen())
+            self._live.update(self._screen(is_whole=False))
 
     def end(self) -> None:
-        """It is over; what was drawn last stays."""
+        """It is over; the whole of it stays on the screen."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+            self._console.print(self._screen(is_whole=True))
 
     def rows(self, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         """A table."""
@@ -168,20 +174,32 @@ class LiveView:
             table.add_row(*row)
         self._console.print(table)
 
-    def _screen(self) -> Group:
+    def _screen(self, *, is_whole: bool) -> Group:
+        """Sketch and answer; while it grows, only as much of the answer's end as fits."""
         board = self._board
         parts: list[Text | Table | Panel] = [Text(self._title, style="bold")]
         if board.points:
-            table = Table("", "sketch by the cloud", "edge", "expansion", expand=True)
-            for index in sorted(board.points):
-                point = board.points[index]
-                mark = "✓" if point.is_done else "…"
-                tail = _one_line(point.expansion)[-_TAIL_CHARS:]
-                table.add_row(mark, Text(point.text), Text(point.edge), Text(tail))
-            parts.append(table)
+            parts.append(self._table(is_whole))
+        answer = Text(board.answer.strip())
+        if not is_whole:
+            room = self._console.height - len(board.points) - _FRAME_LINES
+            lines = answer.wrap(self._console, self._console.width - 4)
+            answer = Text("\n").join(lines[-max(room, 3) :])
         title = f"answer ({board.route})" if board.route else "answer"
-        parts.append(Panel(Text(board.answer.strip()), title=title))
+        parts.append(Panel(answer, title=title))
         return Group(*parts)
+
+    def _table(self, is_whole: bool) -> Table:
+        table = Table(expand=True, box=box.SIMPLE_HEAD)
+        table.add_column("", width=1)
+        for name, ratio in (("sketch by the cloud", 3), ("edge", 1), ("expansion", 5)):
+            table.add_column(name, ratio=ratio, no_wrap=not is_whole, overflow="fold")
+        for _, point in sorted(self._board.points.items()):
+            text = _one_line(point.expansion)
+            shown = text if is_whole else text[-_TAIL_CHARS:]
+            mark = "✓" if point.is_done else "…"
+            table.add_row(mark, Text(point.text), Text(point.edge), Text(shown))
+        return table
 
 
 def _one_line(text: str) -> str:

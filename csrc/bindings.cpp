@@ -1,5 +1,5 @@
-// bindings.cpp: the module picert._C. Arguments are checked and converted in the two binding files; nothing here
-// knows torch.
+// bindings.cpp: the module picert._C. Arguments are checked and converted in the two binding files; nothing
+// here knows torch.
 #include <pybind11/pybind11.h>
 
 namespace picert {

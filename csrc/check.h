@@ -15,8 +15,9 @@ template <typename... Parts>
 
 }  // namespace picert
 
-// Throws std::invalid_argument (ValueError in Python) built from the rest of its arguments unless `condition` holds.
-#define PICERT_CHECK(condition, ...)              \
-  do {                                            \
+// Throws std::invalid_argument (ValueError in Python) built from the rest of its arguments unless `condition`
+// holds.
+#define PICERT_CHECK(condition, ...)               \
+  do {                                             \
     if (!(condition)) ::picert::fail(__VA_ARGS__); \
   } while (0)

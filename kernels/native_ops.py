@@ -94,7 +94,15 @@ class NativeOps:
     ) -> FloatArray:
         """Causal attention of q[T, H, D] over caches [N, B, G, D], rounded to fp16 first."""
         return _C.attention(
-            *(q, k_cache, v_cache),
-            *(context.query_start, context.context_lens, context.block_tables),
-            *(scale, sliding_window or 0, soft_cap or 0.0, self.num_threads, self.isa),
+            q,
+            k_cache,
+            v_cache,
+            context.query_start,
+            context.context_lens,
+            context.block_tables,
+            scale,
+            sliding_window or 0,
+            soft_cap or 0.0,
+            self.num_threads,
+            self.isa,
         )

@@ -286,7 +286,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The one terminal event of an answered request (a failed one ends in a PicertError instead)."""
+    """The one terminal event of an answered request; a failed one ends in a PicertError instead."""
 
     request_id: str
     finish_reason: Literal["stop", "length"]

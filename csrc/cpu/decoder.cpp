@@ -144,7 +144,7 @@ void Decoder::grow_buffers(int64_t num_tokens) {
     *part.first = next;
     next += (part.second + kAlign - 1) / kAlign * kAlign;
   }
-  activations_.reserve(num_tokens, wide);
+  activations_.reserve(num_tokens, wide, Precision::int16);
   activations_.reserve(ffn_rows, config_.intermediate_size);
   b.capacity = num_tokens;
 }
@@ -283,7 +283,8 @@ void Decoder::finish(const Worker& worker, const StepInputs& inputs, float* logi
     elementwise_.rms_norm(buffers_.x + inputs.logits_indices[i] * hidden, weights_.final_norm.data(),
                           config_.rms_norm_eps, hidden, buffers_.normed + i * hidden);
   }
-  quantize(worker, isa_, buffers_.normed, hidden, rows, hidden, activations_);
+  // In 16 bits: an error in the logits is not averaged out by a later layer. The weights bind, not this.
+  quantize(worker, isa_, buffers_.normed, hidden, rows, hidden, activations_, Precision::int16);
   worker.sync();
   linear(worker, isa_, weights_.lm_head, activations_, rows, nullptr, logits, vocab);
   if (config_.logit_soft_cap == 0.0f) return;

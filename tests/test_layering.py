@@ -1,7 +1,7 @@
 """The architecture as a test: who may import whom, how large a file may be, and what must not be
 there at all.
 
-The tables follow docs/architecture.md; a change here is a change of the architecture.
+A change here is a change of the architecture; docs/architecture.md says why it is so.
 """
 
 from __future__ import annotations

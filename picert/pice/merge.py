@@ -1,8 +1,8 @@
 """Segments and their texts, in any order -> one answer, in order, released as early as possible.
 
-The answer is a numbered list: `1. **Title**: text`, or `1. **Title**: Detail. text` where the
-sketch line has details. A heading is answer text as soon as it is known and everything before it
-is finished. What has been released is never changed; all of it, joined, is the answer.
+The answer is a numbered list: `1. **Heading**: text`. A heading is answer text as soon as it is
+known and everything before it is finished. What has been released is never changed; all of it,
+joined, is the answer.
 """
 
 from __future__ import annotations
@@ -10,25 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from picert.messages import Segment
-from picert.pice.sketch import split_point
-
-
-def heading_text(segment: Segment) -> str:
-    """How a segment's line stands in the answer: `1. **Title**`, and `: Detail.` if it has one."""
-    title, detail = split_point(segment.text)
-    line = f"{segment.index + 1}. **{title}**"
-    return f"{line}: {as_sentence(detail)}" if detail else line
-
-
-def joint(segment: Segment) -> str:
-    """What stands between a segment's heading and its text."""
-    return " " if split_point(segment.text)[1] else ": "
-
-
-def as_sentence(text: str) -> str:
-    """`text` with a capital at its start and a full stop at its end, unless it ends in a mark."""
-    text = text[:1].upper() + text[1:]
-    return text + "." if text and (text[-1].isalnum() or text[-1] in ')]%"”') else text
+from picert.pice.sketch import heading
 
 
 @dataclass(slots=True)
@@ -108,14 +90,15 @@ class Merger:
         """Release the heading of the front segment, if it is known, and the text it has."""
         if self._front >= len(self._parts):
             return ""
-        heading = heading_text(self._parts[self._front].segment)
-        return self._say(f"\n\n{heading}" if self._front else heading) + self._release()
+        segment = self._parts[self._front].segment
+        line = f"{segment.index + 1}. **{heading(segment.text)}**"
+        return self._say(f"\n\n{line}" if self._front else line) + self._release()
 
     def _release(self) -> str:
         part = self._parts[self._front]
         text = part.text[part.num_released :]
         if text and not part.num_released:
-            text = joint(part.segment) + text
+            text = f": {text}"
         part.num_released = len(part.text)
         return self._say(text)
 

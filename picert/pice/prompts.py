@@ -16,8 +16,7 @@ from typing import Any
 from picert.config import read_toml
 from picert.errors import ConfigError, InvalidRequest
 from picert.messages import ChatMessage, ExpandJob, SamplingParams, Segment
-from picert.pice.merge import as_sentence
-from picert.pice.sketch import split_point
+from picert.pice.sketch import heading
 from picert.pice.wording import one_line
 
 PROMPT_FOLDER = Path(__file__).parent / "prompts"
@@ -25,7 +24,7 @@ _VERSION = 1
 _FIELD = re.compile(r"\{(\w+)\}")
 _WORDS_PER_TOKEN = 0.6
 _SKETCH_FIELDS = frozenset({"question", "max_points", "max_words"})
-_EXPAND_FIELDS = frozenset({"question", "outline", "number", "line", "title", "opening"})
+_EXPAND_FIELDS = frozenset({"question", "outline", "number", "line", "heading"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +81,13 @@ class PromptBook:
         lines are left out even if they are known, so that a prompt does not depend on when it was
         made; what differs stands at the end."""
         lines = [one_line(line) for line in job.outline[: segment.index + 1]]
-        title, detail = split_point(one_line(segment.text))
+        line = one_line(segment.text)
         fields = {
             "question": one_line(job.question),
             "outline": "\n".join(f"{n}. {line}" for n, line in enumerate(lines, start=1)),
             "number": str(segment.index + 1),
-            "line": one_line(segment.text),
-            "title": title,
-            "opening": f"**{title}**:" + (f" {as_sentence(detail)}" if detail else ""),
+            "line": line,
+            "heading": heading(line),
         }
         prompt = self.expand_template.fill(fields, max_tokens=job.max_tokens, seed=job.seed)
         is_first = segment.index == job.segments[0].index

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 
-from picert.pice.merge import as_sentence
-from picert.pice.sketch import split_point
+from picert.pice.sketch import heading, split_point
 from picert.pice.wording import (
     before_chat_marker,
     has_chat_marker,
@@ -43,7 +42,7 @@ class ExpansionShaper:
 
     def __init__(self, segment_text: str, written: str = "") -> None:
         title, detail = split_point(segment_text)
-        self._titles = [t for t in (segment_text, title, detail) if t]
+        self._titles = [t for t in (segment_text, heading(segment_text), title, detail) if t]
         self._known = [segment_text, *_sentences(written)]
         self._last = written
         self._pending = ""
@@ -89,7 +88,7 @@ class ExpansionShaper:
         if cut:
             self._take(_whole_words(text))
         elif not (text.endswith((":", "：")) and self._last):  # announces a list that is not there
-            self._take(as_sentence(text.rstrip(" :：,;")))
+            self._take(_with_full_stop(text.rstrip(" :：,;")))
 
     def _take(self, raw: str) -> None:
         """Release one sentence, unless it should not be shown."""
@@ -137,6 +136,10 @@ def _sentences(text: str) -> list[str]:
         found.append(text[:end])
         text = text[end:]
     return [*found, text] if text.strip() else found
+
+
+def _with_full_stop(text: str) -> str:
+    return text + "." if text and (text[-1].isalnum() or text[-1] in ')]%"”') else text
 
 
 def _whole_words(text: str) -> str:

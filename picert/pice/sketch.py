@@ -139,6 +139,12 @@ def split_point(text: str) -> tuple[str, str]:
     return title, detail
 
 
+def heading(text: str) -> str:
+    """A segment's text as it stands in bold before a colon: a dash joins title and detail."""
+    title, detail = split_point(text)
+    return f"{title} – {detail}" if detail else title
+
+
 def _clean(text: str) -> str:
     """A point without emphasis, quotes around it and closing punctuation; "" if nothing is said."""
     text = _unmarked(text)

@@ -43,7 +43,7 @@ def test_good_text_has_no_veto() -> None:
         ("Walks are good for us, walks are good for us, walks are good for us.", "repeats itself"),
         ("Seven to nine hours a night restore the body.", "repeats another segment"),
         ("First enough sleep, then exercise, then talks with friends.", "restates the sketch"),
-        ("So what are the most effective ways to deal with stress at work?", "contains the question"),
+        ("What are the most effective ways to deal with stress at work?", "contains the question"),
         (GOOD + "<|im_end|>", "contains a chat marker"),
     ],
 )  # fmt: skip

@@ -21,8 +21,8 @@ def test_first_heading_is_released_the_moment_it_is_known() -> None:
 
 def test_details_of_a_point_stand_in_its_heading() -> None:
     merger = Merger()
-    assert merger.add_segment(Segment(0, "Sleep: eight hours")) == "1. **Sleep**: Eight hours."
-    assert merger.add_text(0, "It heals.") == " It heals."
+    assert merger.add_segment(Segment(0, "Sleep: eight hours")) == "1. **Sleep – eight hours**"
+    assert merger.add_text(0, "It heals.") == ": It heals."
 
 
 def test_text_of_the_front_segment_streams_and_later_text_waits() -> None:

@@ -60,18 +60,25 @@ def test_examples_of_the_sketch_prompt_are_sketches(book: PromptBook) -> None:
 
 def test_an_expand_prompt_ends_with_its_own_point(book: PromptBook) -> None:
     prompt = book.expand(_job(0), Segment(0, OUTLINE[0]))
-    assert prompt.messages[-1].content.endswith("1. Sleep: eight hours")
-    assert prompt.prefill.endswith("**Sleep**: Eight hours.")
+    assert prompt.messages[-1].content.endswith("Sleep: eight hours")
+    assert prompt.prefill.endswith("**Sleep – eight hours**:")
     assert prompt.sampling.max_tokens == 50
     assert prompt.sampling.seed == 7
 
 
-def test_later_prompts_of_a_request_begin_like_earlier_ones(book: PromptBook) -> None:
+def test_prompts_of_one_request_differ_in_their_own_point_alone(book: PromptBook) -> None:
     first = _flat(book.expand(_job(0, known=1), Segment(0, OUTLINE[0])))
     third = _flat(book.expand(_job(2), Segment(2, OUTLINE[2])))
-    shared = first[: first.index(OUTLINE[0]) + len(OUTLINE[0])]
+    shared = first[: first.rindex(OUTLINE[0])]
     assert third.startswith(shared)
     assert len(shared) > 0.8 * len(first)
+
+
+def test_a_template_may_show_the_outline_up_to_its_own_point(tmp_path: Path) -> None:
+    book = load_prompts(_folder(tmp_path, "Point: {line}", "Points:\\n{outline}"))
+    prompt = book.expand(_job(1), Segment(1, OUTLINE[1]))
+    expected = "Points:\n1. Sleep: eight hours\n2. Regular exercise"
+    assert prompt.messages[-1].content.endswith(expected)
 
 
 def test_a_prompt_does_not_depend_on_when_it_was_made(book: PromptBook) -> None:
@@ -103,7 +110,7 @@ def test_a_question_cannot_forge_lines_or_fields(book: PromptBook, question: str
 def test_a_sketch_line_cannot_forge_lines(book: PromptBook) -> None:
     line = "A\n2. B\r3. C"
     prompt = book.expand(_job(0, outline=(line,)), Segment(0, line))
-    assert prompt.messages[-1].content.endswith("1. A 2. B 3. C")
+    assert prompt.messages[-1].content.endswith("Point: A 2. B 3. C")
     assert "\n" not in prompt.prefill
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picert.pice.sketch import MAX_LINE_CHARS, SketchParser, split_point
+from picert.pice.sketch import MAX_LINE_CHARS, SketchParser, heading, split_point
 
 
 def _parse(text: str, max_segments: int = 8, question: str = "", *, cut: bool = False) -> list[str]:
@@ -175,3 +175,8 @@ def test_segments_are_few_short_distinct_and_on_one_line(text: str, max_segments
 )
 def test_a_point_splits_into_title_and_detail(text: str, title: str, detail: str) -> None:
     assert split_point(text) == (title, detail)
+
+
+def test_a_heading_joins_title_and_detail_without_a_colon() -> None:
+    assert heading("Sleep: 7 to 9 hours") == "Sleep – 7 to 9 hours"
+    assert heading("Sleep lowers stress") == "Sleep lowers stress"

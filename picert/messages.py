@@ -296,7 +296,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     usage: Usage
     prompt_tokens: int  # of the visible conversation, by the cloud's tokenizer
     completion_tokens: int  # of the visible answer, by the cloud's tokenizer
-    queue_s: float
+    queue_s: float  # that the cloud's sequences waited for a place in a step
     sketch_s: float
     first_text_s: float
     total_s: float

@@ -50,6 +50,8 @@ class CloudWriter:
         try:
             async with aclosing(stream) as outputs:
                 async for output in outputs:
+                    if last is None:
+                        draft.queue_s += output.queue_s
                     last = output
                     yield output
         finally:

@@ -160,11 +160,20 @@ class Engine:
         self._is_sound = False
         started_at = self._clock()
         batch = self._scheduler.schedule()
+        if batch is not None:
+            self._note_started(batch, started_at)
         outputs = [] if batch is None else self._postprocess(batch, self._runner.run(batch))
         self.stats.record_step(self._clock() - started_at)
         self._refresh_gauges()
         self._is_sound = True
         return outputs
+
+    def _note_started(self, batch: StepBatch, now: float) -> None:
+        """Remember when each sequence got its first place in a step: until then it was queued."""
+        for seq_id in batch.seq_ids:
+            times = self._by_seq_id[seq_id].times
+            if times.started_at is None:
+                times.started_at = now
 
     def _postprocess(self, batch: StepBatch, logits: FloatArray) -> list[Output]:
         """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
@@ -210,6 +219,7 @@ class Engine:
             num_cached_tokens=seq.num_cached_tokens,
             num_completion_tokens=len(seq.output_ids),
             sum_logprob=seq.sum_logprob,
+            queue_s=seq.times.queue_s,
         )
 
     # --- bookkeeping ------------------------------------------------------------------------------

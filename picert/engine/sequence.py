@@ -48,6 +48,7 @@ class Output:
     num_cached_tokens: int  # of the prompt, found in the prefix cache
     num_completion_tokens: int  # so far
     sum_logprob: float  # of the chosen tokens so far
+    queue_s: float = 0.0  # from arrival to its place in a step
 
 
 class StopFilter:
@@ -92,8 +93,14 @@ class Times:
     """Moments of a request on the engine's clock, in seconds; None: not yet."""
 
     arrived_at: float
+    started_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds from arrival to the first step it was part of; 0 before that."""
+        return 0.0 if self.started_at is None else self.started_at - self.arrived_at
 
 
 @dataclass(slots=True)

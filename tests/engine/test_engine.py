@@ -353,3 +353,18 @@ def test_close_drops_requests_and_the_runner() -> None:
     assert runner.is_closed
     with pytest.raises(Unavailable):
         engine.step()
+
+
+def test_queue_time_ends_when_a_request_gets_its_place_in_a_step() -> None:
+    clock = Clock()
+    engine = fake_engine(clock=clock, max_num_seqs=1)
+    engine.add("first", [5, 6, 7], greedy(2))
+    clock.now += 1.0
+    engine.add("second", [8, 9], greedy(2))
+    outputs: dict[str, list[Output]] = defaultdict(list)
+    while engine.has_work:
+        clock.now += 0.5
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+    assert {output.queue_s for output in outputs["first"]} == {1.5}
+    assert {output.queue_s for output in outputs["second"]} == {1.5}

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "cpu/attention_kernels.h"
+#include "cpu/attention_product.h"
 #include "cpu/vec_math.h"
 
 namespace picert::cpu {
@@ -60,79 +61,6 @@ void clear(Gathered& state, int64_t rows, int64_t dim) {
   fill(state.total, 0.0f, rows);
 }
 
-// c[kRows, kVecs * kWidth] += a[kRows, inner] · b[inner, kVecs * kWidth]. Each element is one chain of fused
-// multiply-adds in the order of `inner`, so its bits do not depend on the tile it falls into.
-template <int kRows, int kVecs>
-inline void product_tile(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t inner, float* c,
-                         int64_t ldc) {
-  Vec sums[kRows][kVecs];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; j++) sums[r][j] = load(c + r * ldc + j * Vec::kWidth);
-  }
-  for (int64_t k = 0; k < inner; k++) {
-    Vec right[kVecs];
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; j++) right[j] = load(b + k * ldb + j * Vec::kWidth);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; r++) {
-      const Vec left = splat(a[r * lda + k]);
-#pragma GCC unroll 8
-      for (int j = 0; j < kVecs; j++) sums[r][j] = fma(left, right[j], sums[r][j]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; r++) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kVecs; j++) store(c + r * ldc + j * Vec::kWidth, sums[r][j]);
-  }
-}
-
-template <int kRows>
-void product_rows(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t inner, float* c,
-                  int64_t ldc, int64_t cols) {
-  constexpr int64_t kCols = Vec::kTileVecs * Vec::kWidth;
-  int64_t j = 0;
-  for (; j + kCols <= cols; j += kCols) {
-    product_tile<kRows, Vec::kTileVecs>(a, lda, b + j, ldb, inner, c + j, ldc);
-  }
-  for (; j < cols; j += Vec::kWidth) product_tile<kRows, 1>(a, lda, b + j, ldb, inner, c + j, ldc);
-}
-
-// c[rows, cols] += a[rows, inner] · b[inner, cols]; cols is a multiple of kWidth.
-void product(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t inner, float* c, int64_t ldc,
-             int64_t rows, int64_t cols) {
-  static_assert(Vec::kTileRows == 6, "one case per number of rows");
-  int64_t tiles = (rows + 5) / 6;
-  while (rows > 0) {
-    const int64_t n = (rows + tiles - 1) / tiles;  // even tiles: 7 rows are 4 + 3, not 6 + 1
-    switch (n) {
-      case 1:
-        product_rows<1>(a, lda, b, ldb, inner, c, ldc, cols);
-        break;
-      case 2:
-        product_rows<2>(a, lda, b, ldb, inner, c, ldc, cols);
-        break;
-      case 3:
-        product_rows<3>(a, lda, b, ldb, inner, c, ldc, cols);
-        break;
-      case 4:
-        product_rows<4>(a, lda, b, ldb, inner, c, ldc, cols);
-        break;
-      case 5:
-        product_rows<5>(a, lda, b, ldb, inner, c, ldc, cols);
-        break;
-      default:
-        product_rows<6>(a, lda, b, ldb, inner, c, ldc, cols);
-    }
-    a += n * lda;
-    c += n * ldc;
-    rows -= n;
-    tiles--;
-  }
-}
-
 void load_queries(const AttentionShape& shape, const AttentionItem& item, const float* q, float* queries) {
   const int64_t group = group_size(shape), dim = padded_dim(shape);
   for (int64_t i = 0; i < item.num_queries; i++) {
@@ -147,41 +75,90 @@ void load_queries(const AttentionShape& shape, const AttentionItem& item, const 
   }
 }
 
-// Call body(block, offset, j, n) for each run of positions begin + j … that lie in one block.
+// Where the key of a position begins: its values are block_size apart.
+inline const uint16_t* key_at(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item,
+                              int64_t position) {
+  const int64_t block = item.block_table[position / shape.block_size];
+  const int64_t head = block * shape.num_kv_heads + item.kv_head;
+  return pages.keys + head * shape.head_dim * shape.block_size + position % shape.block_size;
+}
+
+// Where the value of a position begins: padded D numbers in a row.
+inline const uint16_t* value_at(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item,
+                                int64_t position) {
+  const int64_t block = item.block_table[position / shape.block_size];
+  const int64_t head = block * shape.num_kv_heads + item.kv_head;
+  return pages.values + (head * shape.block_size + position % shape.block_size) * padded_dim(shape);
+}
+
+// Call body(position, j, n) for each run of n positions begin + j … that lie in one block.
 template <typename Body>
-inline void for_each_run(const AttentionShape& shape, const AttentionItem& item, int64_t begin, int64_t count,
-                         Body body) {
+inline void for_each_run(const AttentionShape& shape, int64_t begin, int64_t count, Body body) {
   for (int64_t j = 0; j < count;) {
-    const int64_t position = begin + j, offset = position % shape.block_size;
-    const int64_t left = count - j, room = shape.block_size - offset;
+    const int64_t left = count - j, room = shape.block_size - (begin + j) % shape.block_size;
     const int64_t n = left < room ? left : room;
-    body(static_cast<int64_t>(item.block_table[position / shape.block_size]), offset, j, n);
+    body(begin + j, j, n);
     j += n;
   }
 }
 
 // keys[D, kChunk] from positions begin to begin + count. Up to three more columns of the last block come
 // along: they are masked later, whatever they hold.
-void load_keys(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
-               int64_t count, float* keys) {
-  for_each_run(shape, item, begin, count, [&](int64_t block, int64_t offset, int64_t j, int64_t n) {
-    const int64_t head = block * shape.num_kv_heads + item.kv_head;
-    const uint16_t* from = pages.keys + head * shape.head_dim * shape.block_size + offset;
-    const int64_t whole_groups = (n + 3) / 4 * 4;
-    for (int64_t d = 0; d < shape.head_dim; d++) {
-      halves_to_floats(from + d * shape.block_size, keys + d * kChunk + j, whole_groups);
+void widen_keys(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
+                int64_t count, float* keys) {
+  for_each_run(shape, begin, count, [&](int64_t position, int64_t j, int64_t n) {
+    const uint16_t* from = key_at(shape, pages, item, position);
+    int64_t i = 0;
+    for (; i + Vec::kWidth <= n; i += Vec::kWidth) {
+      for (int64_t d = 0; d < shape.head_dim; d++) {
+        store(keys + d * kChunk + j + i, load_half(from + d * shape.block_size + i));
+      }
+    }
+    for (; i < n; i += 4) {
+      for (int64_t d = 0; d < shape.head_dim; d++) {
+        widen_four(from + d * shape.block_size + i, keys + d * kChunk + j + i);
+      }
     }
   });
 }
 
 // values[kChunk, padded D] from positions begin to begin + count.
-void load_values(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
-                 int64_t count, float* values) {
+void widen_values(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
+                  int64_t count, float* values) {
   const int64_t dim = padded_dim(shape);
-  for_each_run(shape, item, begin, count, [&](int64_t block, int64_t offset, int64_t j, int64_t n) {
-    const int64_t head = block * shape.num_kv_heads + item.kv_head;
-    const uint16_t* from = pages.values + (head * shape.block_size + offset) * dim;
-    halves_to_floats(from, values + j * dim, n * dim);
+  for_each_run(shape, begin, count, [&](int64_t position, int64_t j, int64_t n) {
+    const uint16_t* from = value_at(shape, pages, item, position);
+    for (int64_t i = 0; i < n * dim; i += Vec::kWidth) store(values + j * dim + i, load_half(from + i));
+  });
+}
+
+// scores[rows, kChunk] += queries · keys, for few rows: keys are widened on the way. Needs blocks of whole
+// vectors.
+void score_few(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
+               int64_t count, int64_t rows, const Scratch& s) {
+  constexpr int kVecs = Vec::kTileVecs;
+  for (int64_t j = 0; j < count; j += kVecs * Vec::kWidth) {
+    HalfColumns<kVecs> keys;
+    keys.stride = shape.block_size;
+    for (int v = 0; v < kVecs; v++) {  // past the end: some vector that is there, its scores are masked
+      const int64_t at = j + v * Vec::kWidth;
+      keys.data[v] = key_at(shape, pages, item, begin + (at < count ? at : j));
+    }
+    for_row_tiles(rows, [&](auto tile_rows, int64_t first) {
+      product_tile<decltype(tile_rows)::kValue, kVecs>(s.queries + first * padded_dim(shape),
+                                                       padded_dim(shape), keys, shape.head_dim,
+                                                       s.scores + first * kChunk + j, kChunk);
+    });
+  }
+}
+
+// s.span.out[rows, padded D] += weights · values, for few rows: values are widened on the way.
+void gather_few(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
+                int64_t count, int64_t rows, const Scratch& s) {
+  const int64_t dim = padded_dim(shape);
+  for_each_run(shape, begin, count, [&](int64_t position, int64_t j, int64_t n) {
+    const HalfRows values = {value_at(shape, pages, item, position), dim};
+    product(s.scores + j, kChunk, values, n, s.span.out, dim, rows, dim);
   });
 }
 
@@ -191,57 +168,81 @@ inline void scale_row(float* row, float factor, int64_t n) {
 
 inline float exp_one(float x) {
   float lanes[Vec::kWidth];
-  store(lanes, exp(splat(x)));
+  store(lanes, exp_not_positive(splat(x)));
   return lanes[0];
 }
 
-// Turn scores[cols] of one row into weights; those outside [begin, end) become 0. Rescale what the row has
-// gathered to the new maximum.
-void update_row(const AttentionShape& shape, float* scores, int64_t cols, int64_t begin, int64_t end,
-                const Gathered& state, int64_t row) {
-  if (begin >= end) return fill(scores, 0.0f, cols);
-  Vec highest = splat(-INFINITY);
-  for (int64_t i = 0; i < cols; i += Vec::kWidth) {
-    Vec s = load(scores + i);
-    if (shape.soft_cap > 0.0f) s = mul(tanh(div(s, splat(shape.soft_cap))), splat(shape.soft_cap));
-    s = select_lanes(s, splat(-INFINITY), begin - i, end - i);
-    store(scores + i, s);
-    highest = max(highest, s);
+void cap_row(float* scores, float cap) {
+  for (int64_t i = 0; i < kChunk; i += Vec::kWidth) {
+    store(scores + i, mul(tanh(div(load(scores + i), splat(cap))), splat(cap)));
   }
-  const float before = state.max[row], chunk_max = maximum(highest);
-  const float now = chunk_max > before ? chunk_max : before;
-  Vec total = splat(0.0f);
-  for (int64_t i = 0; i < cols; i += Vec::kWidth) {
-    const Vec weight = exp(sub(load(scores + i), splat(now)));
-    store(scores + i, weight);
-    total = add(total, weight);
+}
+
+// Raise the row's maximum to `now`, what it has gathered accordingly.
+void raise_maximum(const Gathered& state, int64_t row, int64_t dim, float now) {
+  const float factor = exp_one(state.max[row] - now);
+  scale_row(state.out + row * dim, factor, dim);
+  state.total[row] *= factor;
+  state.max[row] = now;
+}
+
+// Turn scores[kChunk] of one row into weights; those outside [begin, end) become 0, whatever they held.
+void update_row(const AttentionShape& shape, float* scores, int64_t begin, int64_t end, const Gathered& state,
+                int64_t row) {
+  constexpr int kVecs = kChunk / Vec::kWidth;
+  if (begin >= end) return fill(scores, 0.0f, kChunk);
+  if (shape.soft_cap > 0.0f) cap_row(scores, shape.soft_cap);
+  if (begin > 0) fill(scores, -INFINITY, begin);
+  if (end < kChunk) fill(scores + end, -INFINITY, kChunk - end);
+  Vec weights[kVecs], highest = splat(-INFINITY), total = splat(0.0f);
+#pragma GCC unroll 8
+  for (int j = 0; j < kVecs; j++) {
+    weights[j] = load(scores + j * Vec::kWidth);
+    highest = max(highest, weights[j]);
   }
-  if (now != before) {
-    const int64_t dim = padded_dim(shape);
-    const float factor = exp_one(before - now);
-    scale_row(state.out + row * dim, factor, dim);
-    state.total[row] *= factor;
-    state.max[row] = now;
+  const float chunk_max = maximum(highest);
+  if (chunk_max > state.max[row]) raise_maximum(state, row, padded_dim(shape), chunk_max);
+  const Vec now = splat(state.max[row]);
+#pragma GCC unroll 8
+  for (int j = 0; j < kVecs; j++) {
+    weights[j] = exp_not_positive(sub(weights[j], now));
+    store(scores + j * Vec::kWidth, weights[j]);
+    total = add(total, weights[j]);
   }
   state.total[row] += sum(total);
 }
 
-// Add the positions from `begin` to `begin + count` (count <= kChunk) to `state`.
-void attend_chunk(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
-                  int64_t count, const Scratch& s) {
-  const int64_t group = group_size(shape), dim = padded_dim(shape), rows = item.num_queries * group;
-  const int64_t cols = (count + Vec::kWidth - 1) / Vec::kWidth * Vec::kWidth;
-  load_keys(shape, pages, item, begin, count, s.keys);
-  for (int64_t r = 0; r < rows; r++) fill(s.scores + r * kChunk, 0.0f, cols);
-  product(s.queries, dim, s.keys, kChunk, shape.head_dim, s.scores, kChunk, rows, cols);
+void update_rows(const AttentionShape& shape, const AttentionItem& item, int64_t begin, int64_t count,
+                 int64_t rows, const Scratch& s) {
+  const int64_t group = group_size(shape);
   for (int64_t r = 0; r < rows; r++) {
     const int64_t position = item.position + r / group;
     const int64_t lowest = shape.window > 0 ? position - shape.window + 1 : 0;
     const int64_t last = position - begin < count ? position - begin + 1 : count;
-    update_row(shape, s.scores + r * kChunk, cols, lowest > begin ? lowest - begin : 0, last, s.span, r);
+    update_row(shape, s.scores + r * kChunk, lowest > begin ? lowest - begin : 0, last, s.span, r);
   }
-  load_values(shape, pages, item, begin, count, s.values);
-  product(s.scores, kChunk, s.values, dim, count, s.span.out, dim, rows, dim);
+}
+
+// Add the positions from `begin` to `begin + count` (count <= kChunk) to s.span. Rows that fill one register
+// tile use each key and value once: widening them on the way saves the trip through memory. The bits are the
+// same.
+void attend_chunk(const AttentionShape& shape, const KvPages& pages, const AttentionItem& item, int64_t begin,
+                  int64_t count, const Scratch& s) {
+  const int64_t dim = padded_dim(shape), rows = item.num_queries * group_size(shape);
+  const bool few = rows <= Vec::kTileRows && shape.block_size % Vec::kWidth == 0;
+  fill(s.scores, 0.0f, rows * kChunk);
+  if (few) {
+    score_few(shape, pages, item, begin, count, rows, s);
+    update_rows(shape, item, begin, count, rows, s);
+    gather_few(shape, pages, item, begin, count, rows, s);
+    return;
+  }
+  const int64_t cols = (count + Vec::kWidth - 1) / Vec::kWidth * Vec::kWidth;
+  widen_keys(shape, pages, item, begin, count, s.keys);
+  product(s.queries, dim, FloatRows{s.keys, kChunk}, shape.head_dim, s.scores, kChunk, rows, cols);
+  update_rows(shape, item, begin, count, rows, s);
+  widen_values(shape, pages, item, begin, count, s.values);
+  product(s.scores, kChunk, FloatRows{s.values, dim}, count, s.span.out, dim, rows, dim);
 }
 
 // What the item's rows see of one span, into s.span.

@@ -44,12 +44,6 @@ inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
   return {_mm256_blendv_ps(y.v, x.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
-inline Vec select_lanes(Vec x, Vec y, int64_t begin, int64_t end) {
-  const int64_t low = begin < 0 ? 0 : begin, high = end > Vec::kWidth ? Vec::kWidth : end;
-  const __m256i inside = _mm256_andnot_si256(lanes_below(low > Vec::kWidth ? Vec::kWidth : low),
-                                             lanes_below(high < 0 ? 0 : high));
-  return {_mm256_blendv_ps(y.v, x.v, _mm256_castsi256_ps(inside))};
-}
 
 inline float sum(Vec x) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
@@ -63,9 +57,9 @@ inline float maximum(Vec x) {
 }
 
 inline Vec round(Vec x) { return {_mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-inline Vec exp2_whole(Vec n) {
+inline Vec times_exp2(Vec x, Vec n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+  return {_mm256_mul_ps(x.v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)))};
 }
 
 inline void store_half(uint16_t* p, Vec x) {
@@ -74,12 +68,8 @@ inline void store_half(uint16_t* p, Vec x) {
 inline Vec load_half(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
-inline void halves_to_floats(const uint16_t* from, float* to, int64_t n) {
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) store(to + i, load_half(from + i));
-  if (i < n) {
-    _mm_storeu_ps(to + i, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i))));
-  }
+inline void widen_four(const uint16_t* from, float* to) {
+  _mm_storeu_ps(to, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 }
 
 }  // namespace

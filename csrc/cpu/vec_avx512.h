@@ -49,21 +49,12 @@ inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec select_less(Vec a, Vec b, Vec x, Vec y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
 }
-inline Vec select_lanes(Vec x, Vec y, int64_t begin, int64_t end) {
-  const int64_t low = begin < 0 ? 0 : begin, high = end > Vec::kWidth ? Vec::kWidth : end;
-  const __mmask16 below_end = lanes_below(high < 0 ? 0 : high);
-  const __mmask16 below_begin = lanes_below(low > Vec::kWidth ? Vec::kWidth : low);
-  return {_mm512_mask_blend_ps(_kandn_mask16(below_begin, below_end), y.v, x.v)};
-}
 
 inline float sum(Vec x) { return _mm512_reduce_add_ps(x.v); }
 inline float maximum(Vec x) { return _mm512_reduce_max_ps(x.v); }
 
 inline Vec round(Vec x) { return {_mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-inline Vec exp2_whole(Vec n) {
-  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
-}
+inline Vec times_exp2(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 
 inline void store_half(uint16_t* p, Vec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
@@ -71,12 +62,8 @@ inline void store_half(uint16_t* p, Vec x) {
 inline Vec load_half(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-inline void halves_to_floats(const uint16_t* from, float* to, int64_t n) {
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) store(to + i, load_half(from + i));
-  for (; i < n; i += 4) {
-    _mm_storeu_ps(to + i, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i))));
-  }
+inline void widen_four(const uint16_t* from, float* to) {
+  _mm_storeu_ps(to, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 }
 
 }  // namespace

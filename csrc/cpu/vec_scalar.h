@@ -38,8 +38,6 @@ inline Vec max(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
 inline Vec min(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 // a < b ? x : y, lane by lane.
 inline Vec select_less(Vec a, Vec b, Vec x, Vec y) { return a.v < b.v ? x : y; }
-// Lane i becomes x where begin <= i < end, y elsewhere.
-inline Vec select_lanes(Vec x, Vec y, int64_t begin, int64_t end) { return begin <= 0 && 0 < end ? x : y; }
 
 inline float sum(Vec x) { return x.v; }
 inline float maximum(Vec x) { return x.v; }
@@ -50,17 +48,16 @@ inline Vec round(Vec x) {
   volatile float shifted = x.v + magic;  // volatile: the sum must be rounded to fp32 before the difference
   return {shifted - magic};
 }
-// 2^n for whole n in [-126, 127].
-inline Vec exp2_whole(Vec n) {
-  return {float_from_bits(static_cast<uint32_t>(static_cast<int32_t>(n.v) + 127) << 23)};
+// x * 2^n for whole n in [-126, 127].
+inline Vec times_exp2(Vec x, Vec n) {
+  return {x.v * float_from_bits(static_cast<uint32_t>(static_cast<int32_t>(n.v) + 127) << 23)};
 }
 
 // fp16 <-> fp32.
 inline void store_half(uint16_t* p, Vec x) { *p = float_to_half(x.v); }
 inline Vec load_half(const uint16_t* p) { return {half_to_float(*p)}; }
-// n is a multiple of 4.
-inline void halves_to_floats(const uint16_t* from, float* to, int64_t n) {
-  for (int64_t i = 0; i < n; i++) to[i] = half_to_float(from[i]);
+inline void widen_four(const uint16_t* from, float* to) {
+  for (int i = 0; i < 4; i++) to[i] = half_to_float(from[i]);
 }
 
 }  // namespace

@@ -183,7 +183,9 @@ async def test_unknown_paths_and_methods_have_the_same_error_shape(
     assert path in error_of(response)["message"]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_mutated_bodies_are_answered_with_200_or_4xx(data: st.DataObject) -> None:
     good = json.dumps(

@@ -56,7 +56,7 @@ class Network:
 
     async def wait_for_edges(self, wanted: set[str]) -> None:
         deadline = time.monotonic() + START_S
-        ready: set[str] = set()
+        ready: set[str] | None = None
         while ready != wanted:
             assert time.monotonic() < deadline, f"the cloud has {ready}, wanted {wanted}"
             ready = set(await self.client.ready_edges())

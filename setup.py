@@ -54,6 +54,7 @@ setup(
             "picert._C",
             sources(),
             include_dirs=["csrc"],
+            depends=glob("csrc/*.h") + glob("csrc/*/*.h"),
             cxx_std=17,
             extra_compile_args=["-O3", "-fvisibility=hidden", "-pthread", *WARNINGS],
             extra_link_args=["-pthread"],

@@ -46,8 +46,7 @@ $(DEPS): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install -q -c constraints.txt torch pybind11 setuptools
 	touch $@
 
-# The extension is compiled in place; pip then finds it up to date.
+# An editable install also compiles the extension, into picert/.
 $(STAMP): $(DEPS) setup.py $(CPP)
-	$(BIN)/python setup.py -q build_ext --inplace
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@

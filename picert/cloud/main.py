@@ -19,8 +19,10 @@ from picert.cloud.server import bind, serve
 from picert.cloud.service import CloudService
 from picert.config import CloudConfig
 from picert.engine.engine import load_engine
+from picert.engine.generation_config import sampling_defaults
 from picert.engine.loop import EngineLoop
 from picert.log import configure, get_logger
+from picert.messages import SamplingParams
 from picert.pice.prompts import load_prompts
 from picert.transport.link import ServerLink
 
@@ -42,7 +44,8 @@ def run_cloud(config: CloudConfig, on_ready: OnReady) -> int:
         loop = EngineLoop(load_engine(config.engine.model_copy(update={"model": str(path)})))
         loop.start()
         try:
-            return asyncio.run(_serve(config, loop, listener, on_ready))
+            defaults = sampling_defaults(path)
+            return asyncio.run(_serve(config, loop, listener, defaults, on_ready))
         finally:
             loop.stop(config.shutdown_timeout_s)
     finally:
@@ -50,7 +53,11 @@ def run_cloud(config: CloudConfig, on_ready: OnReady) -> int:
 
 
 async def _serve(
-    config: CloudConfig, loop: EngineLoop, listener: socket.socket, on_ready: OnReady
+    config: CloudConfig,
+    loop: EngineLoop,
+    listener: socket.socket,
+    defaults: SamplingParams,
+    on_ready: OnReady,
 ) -> int:
     """Everything that lives on the event loop, from the link to the last answer."""
     stop = _stop_on_signal()
@@ -64,6 +71,7 @@ async def _serve(
         lambda: _health(loop, pool, following),
         [ServedModel(config.served_model_name or config.engine.model, int(time.time()))],
         HttpLimits(deadline_s=config.deadline_s),
+        defaults,
     )
     try:
         await serve(

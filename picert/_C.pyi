@@ -1,7 +1,7 @@
 """Types of the extension; what each does is said in csrc/sched/*.h and csrc/cpu/*.h."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,10 @@ class StepScheduler:
     @property
     def sample_rows(self) -> NDArray[np.int32]: ...
 
+class StepProfile(TypedDict):
+    num_steps: int
+    seconds: dict[str, list[float]]  # phase -> of each worker
+
 class Decoder:
     def __init__(
         self,
@@ -94,6 +98,9 @@ class Decoder:
         logits_indices: NDArray[np.int32],
         logits_out: NDArray[np.float32],
     ) -> None: ...
+    def start_profile(self) -> None: ...
+    def stop_profile(self) -> None: ...
+    def profile(self) -> StepProfile: ...
     @property
     def isa(self) -> str: ...
     @property

@@ -112,6 +112,21 @@ void step(Decoder& decoder, const py::object& token_ids, const py::object& posit
   decoder.step(inputs, logits);
 }
 
+// {"num_steps": n, "seconds": {phase: [of each worker]}}
+py::dict profile(const Decoder& decoder) {
+  const StepProfile totals = decoder.profile();
+  py::dict seconds;
+  for (size_t i = 0; i < kNumPhases; i++) {
+    py::list workers;
+    for (const PhaseClock::Seconds& worker : totals.seconds) workers.append(worker[i]);
+    seconds[phase_name(static_cast<Phase>(i))] = workers;
+  }
+  py::dict result;
+  result["num_steps"] = totals.num_steps;
+  result["seconds"] = seconds;
+  return result;
+}
+
 void bind_decoder(py::module_& module) {
   py::class_<Decoder>(module, "Decoder", "One dense decoder on the CPU: a whole step without the GIL.")
       .def(py::init(&make_decoder), py::arg("config"), py::arg("tensors"), py::arg("num_threads"),
@@ -122,6 +137,11 @@ void bind_decoder(py::module_& module) {
            py::arg("query_start"), py::arg("context_lens"), py::arg("block_tables"),
            py::arg("logits_indices"), py::arg("logits_out"),
            "Run one step; int32 arrays as in StepBatch, logits [L, V] into logits_out.")
+      .def("start_profile", &Decoder::start_profile, py::call_guard<py::gil_scoped_release>(),
+           "Count the time of steps by phase, from nothing.")
+      .def("stop_profile", &Decoder::stop_profile, py::call_guard<py::gil_scoped_release>(),
+           "Count no longer.")
+      .def("profile", &profile, "What was counted: num_steps, and the seconds of each phase and worker.")
       .def_property_readonly("isa", [](const Decoder& decoder) { return isa_name(decoder.isa()); })
       .def_property_readonly("num_threads", &Decoder::num_threads)
       .def_property_readonly("weight_bytes", &Decoder::weight_bytes)

@@ -47,7 +47,8 @@ Decoder::Decoder(DecoderConfig config, const TensorMap& tensors, int num_threads
       attention_(attention_kernels(isa)),
       pool_(num_threads),
       weights_(load_weights(config_, tensors, isa, pool_)),
-      next_item_(new std::atomic<int64_t>[static_cast<size_t>(config_.num_layers)]) {}
+      next_item_(new std::atomic<int64_t>[static_cast<size_t>(config_.num_layers)]),
+      clocks_(static_cast<size_t>(num_threads)) {}
 
 void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size) {
   const std::lock_guard<std::mutex> lock(one_step_);
@@ -62,9 +63,36 @@ void Decoder::step(const StepInputs& inputs, float* logits) {
   check(inputs);
   prepare(inputs);
   pool_.run([&](const Worker& worker) { run(worker, inputs, logits); });
+  if (is_profiling_) profiled_steps_++;
+}
+
+void Decoder::start_profile() {
+  const std::lock_guard<std::mutex> lock(one_step_);
+  for (PhaseClock& clock : clocks_) clock.turn_on();
+  is_profiling_ = true;
+  profiled_steps_ = 0;
+}
+
+void Decoder::stop_profile() {
+  const std::lock_guard<std::mutex> lock(one_step_);
+  for (PhaseClock& clock : clocks_) clock.turn_off();
+  is_profiling_ = false;
+}
+
+StepProfile Decoder::profile() const {
+  const std::lock_guard<std::mutex> lock(one_step_);
+  StepProfile profile{profiled_steps_, {}};
+  for (const PhaseClock& clock : clocks_) profile.seconds.push_back(clock.seconds());
+  return profile;
+}
+
+void Decoder::meet(const Worker& worker) {
+  enter(worker, Phase::wait);
+  worker.sync();
 }
 
 void Decoder::run(const Worker& worker, const StepInputs& inputs, float* logits) {
+  clocks_[static_cast<size_t>(worker.rank)].start();
   embed(worker, inputs);
   fill_rope_tables(worker, inputs);
   for (int64_t layer = 0; layer < config_.num_layers; layer++) {
@@ -72,6 +100,8 @@ void Decoder::run(const Worker& worker, const StepInputs& inputs, float* logits)
     ffn_part(worker, inputs, layer);
   }
   finish(worker, inputs, logits);
+  meet(worker);
+  enter(worker, Phase::embed);
 }
 
 AttentionShape Decoder::shape_of(int64_t layer) const {
@@ -172,6 +202,7 @@ void Decoder::fill_rope_tables(const Worker& worker, const StepInputs& inputs) {
 
 // `quantize` shares the rows among workers as this does, so each quantises what it has normed.
 void Decoder::norm_and_quantize(const Worker& worker, Rows rows, const float* weight) {
+  enter(worker, Phase::norm);
   const int64_t hidden = config_.hidden_size;
   float *x = buffers_.x + rows.first * hidden, *normed = buffers_.normed + rows.first * hidden;
   const auto [begin, end] = worker.share(rows.count);
@@ -183,6 +214,7 @@ void Decoder::norm_and_quantize(const Worker& worker, Rows rows, const float* we
 
 // x += normed, which holds what a part of the layer gave, normed once more where the model does that.
 void Decoder::add_residual(const Worker& worker, Rows rows, const std::vector<float>& post_norm) {
+  enter(worker, Phase::norm);
   const int64_t hidden = config_.hidden_size;
   const auto [begin, end] = worker.share(rows.count);
   for (int64_t i = rows.first + begin; i < rows.first + end; i++) {
@@ -198,21 +230,26 @@ void Decoder::attention_part(const Worker& worker, const StepInputs& inputs, int
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t rows = inputs.num_tokens, q_size = config_.query_size(), kv_size = config_.kv_size();
   norm_and_quantize(worker, {0, rows}, w.attn_norm.data());
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::qkv);
   linear(worker, isa_, w.q, activations_, rows, data_or_null(w.q_bias), buffers_.q, q_size);
   linear(worker, isa_, w.k, activations_, rows, data_or_null(w.k_bias), buffers_.k, kv_size);
   linear(worker, isa_, w.v, activations_, rows, data_or_null(w.v_bias), buffers_.v, kv_size);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::rope);
   rotate_and_store(worker, inputs, layer);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::attention);
   float* scratch = buffers_.scratch + worker.rank * buffers_.scratch_stride;
   plan_.run(worker, attention_, shape_of(layer), cache_.layer(layer), buffers_.q, scratch,
             buffers_.partials.as<float>(), next_item_[static_cast<size_t>(layer)], buffers_.q);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::o);
   quantize(worker, isa_, buffers_.q, q_size, rows, q_size, activations_);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::o);
   linear(worker, isa_, w.o, activations_, rows, nullptr, buffers_.normed, config_.hidden_size);
-  worker.sync();
+  meet(worker);
   add_residual(worker, {0, rows}, w.post_attn_norm);
 }
 
@@ -243,21 +280,23 @@ void Decoder::rotate_and_store(const Worker& worker, const StepInputs& inputs, i
 
 void Decoder::ffn_part(const Worker& worker, const StepInputs& inputs, int64_t layer) {
   const bool several = inputs.num_tokens > kFfnRows;
-  if (several) worker.sync();  // rows of x change hands: a pass is shared out anew
+  if (several) meet(worker);  // rows of x change hands: a pass is shared out anew
   for (int64_t first = 0; first < inputs.num_tokens; first += kFfnRows) {
     ffn_pass(worker, {first, std::min(kFfnRows, inputs.num_tokens - first)}, layer);
   }
-  if (several) worker.sync();
+  if (several) meet(worker);
 }
 
 void Decoder::ffn_pass(const Worker& worker, Rows rows, int64_t layer) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t hidden = config_.hidden_size, ffn = config_.intermediate_size;
   norm_and_quantize(worker, rows, w.ffn_norm.data());
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::gate_up);
   linear(worker, isa_, w.gate, activations_, rows.count, nullptr, buffers_.gate, ffn);
   linear(worker, isa_, w.up, activations_, rows.count, nullptr, buffers_.up, ffn);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::activation);
   const bool is_silu = config_.activation == Activation::silu;
   const auto gated_mul = is_silu ? elementwise_.silu_mul : elementwise_.gelu_tanh_mul;
   const auto [begin, end] = worker.share(rows.count);
@@ -266,10 +305,11 @@ void Decoder::ffn_pass(const Worker& worker, Rows rows, int64_t layer) {
     gated_mul(gate, buffers_.up + i * ffn, ffn, gate);
   }
   quantize(worker, isa_, buffers_.gate, ffn, rows.count, ffn, activations_);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::down);
   linear(worker, isa_, w.down, activations_, rows.count, nullptr, buffers_.normed + rows.first * hidden,
          hidden);
-  worker.sync();
+  meet(worker);
   add_residual(worker, rows, w.post_ffn_norm);
 }
 
@@ -277,7 +317,8 @@ void Decoder::ffn_pass(const Worker& worker, Rows rows, int64_t layer) {
 void Decoder::finish(const Worker& worker, const StepInputs& inputs, float* logits) {
   const int64_t rows = inputs.num_logits, hidden = config_.hidden_size, vocab = config_.vocab_size;
   if (rows == 0) return;
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::lm_head);
   const auto [begin, end] = worker.share(rows);
   for (int64_t i = begin; i < end; i++) {
     elementwise_.rms_norm(buffers_.x + inputs.logits_indices[i] * hidden, weights_.final_norm.data(),
@@ -285,10 +326,12 @@ void Decoder::finish(const Worker& worker, const StepInputs& inputs, float* logi
   }
   // In 16 bits: an error in the logits is not averaged out by a later layer. The weights bind, not this.
   quantize(worker, isa_, buffers_.normed, hidden, rows, hidden, activations_, Precision::int16);
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::lm_head);
   linear(worker, isa_, weights_.lm_head, activations_, rows, nullptr, logits, vocab);
   if (config_.logit_soft_cap == 0.0f) return;
-  worker.sync();
+  meet(worker);
+  enter(worker, Phase::lm_head);
   const auto [first, last] = worker.share(rows * vocab);
   elementwise_.soft_cap(logits + first, config_.logit_soft_cap, last - first, logits + first);
 }

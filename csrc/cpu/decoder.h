@@ -17,6 +17,7 @@
 #include "cpu/kv_cache.h"
 #include "cpu/linear.h"
 #include "cpu/model_weights.h"
+#include "cpu/step_profile.h"
 #include "cpu/thread_pool.h"
 
 namespace picert::cpu {
@@ -42,6 +43,12 @@ class Decoder {
 
   // logits[L, V]. Checks every value that could lead outside a buffer; throws std::invalid_argument.
   void step(const StepInputs& inputs, float* logits);
+
+  // Count the time of the steps from here on anew, or no longer.
+  void start_profile();
+  void stop_profile();
+  // What was counted; zeros before the first start.
+  StepProfile profile() const;
 
   const DecoderConfig& config() const { return config_; }
   Isa isa() const { return isa_; }
@@ -70,6 +77,9 @@ class Decoder {
   };
 
   void check(const StepInputs& inputs) const;
+  void enter(const Worker& worker, Phase phase) { clocks_[static_cast<size_t>(worker.rank)].enter(phase); }
+  // Wait for the others; the time counts as Phase::wait until the next `enter`.
+  void meet(const Worker& worker);
   void prepare(const StepInputs& inputs);
   void grow_buffers(int64_t num_tokens);
 
@@ -96,7 +106,10 @@ class Decoder {
   std::unique_ptr<std::atomic<int64_t>[]> next_item_;  // [num_layers]
   Buffers buffers_;
   Activations activations_;
-  std::mutex one_step_;
+  std::vector<PhaseClock> clocks_;  // [workers]
+  bool is_profiling_ = false;
+  int64_t profiled_steps_ = 0;
+  mutable std::mutex one_step_;
 };
 
 }  // namespace picert::cpu

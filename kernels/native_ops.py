@@ -81,7 +81,7 @@ class NativeOps:
         """cap * tanh(x / cap), [T, N]."""
         return _C.soft_cap(x, cap, self.isa)
 
-    def attention(  # noqa: PLR0913 - one operation, its operands
+    def attention(
         self,
         q: FloatArray,
         k_cache: FloatArray,

@@ -59,7 +59,7 @@ class Ops(Protocol):
         """k_cache.view(N * B, G, D)[slot_mapping] = k[T, G, D]; likewise v."""
         ...
 
-    def attention(  # noqa: PLR0913 - one operation, its operands
+    def attention(
         self,
         q: Tensor,
         k_cache: Tensor,

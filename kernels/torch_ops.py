@@ -45,7 +45,7 @@ class TorchOps:
         for cache, new in ((k_cache, k), (v_cache, v)):
             cache.view(-1, *cache.shape[2:])[slot_mapping.long()] = new.to(cache.dtype)
 
-    def attention(  # noqa: PLR0913 - one operation, its operands
+    def attention(
         self,
         q: Tensor,
         k_cache: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,12 @@ import pytest
 
 _JOIN_S = 5.0
 _WARM = ("asyncio_", "ThreadPoolExecutor", "pydevd", "tqdm")  # kept by libraries for the process
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Triton kernels are interpreted, but for `-m gpu`; must be known before triton is imported."""
+    if config.option.markexpr != "gpu":
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

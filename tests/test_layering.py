@@ -62,7 +62,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "log": set(),
     "hub": {"pydantic", "tomli"},
     "hub_sources": {"pydantic", "huggingface_hub", "rich"},
-    "kernels": {"torch", "numpy"},
+    "kernels": {"torch", "numpy", "triton"},
     "models": {"torch", "numpy", "safetensors", "gguf", "tokenizers", "jinja2"},
     "engine": {"torch", "numpy", "msgspec"},
     "engine.sequence": set(),

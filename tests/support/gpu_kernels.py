@@ -1,0 +1,74 @@
+"""What tests of Triton kernels share: where they run, fresh inputs, and how near is near enough.
+
+Without a card kernels run under Triton's interpreter on the CPU; tests/conftest.py turns it on for
+the whole session before anything imports triton, since triton decides at import what `jit` makes.
+Compiling needs it off, so the machine-code tests compile in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="triton is installed on Linux only")
+
+DTYPES = (torch.float16, torch.bfloat16)
+
+# Against float64 on the same inputs: (relative, absolute). Outputs are rounded once to the dtype,
+# by at most 2^-11 (fp16) or 2^-8 (bf16) of their size, but the interpreter cuts bf16 off instead of
+# rounding it: 2^-7.
+TOLERANCE = {torch.float16: (1e-3, 1e-3), torch.bfloat16: (8e-3, 8e-3)}
+
+_COMPILE_TIMEOUT_S = 400
+
+
+def noise(*shape: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Normally distributed, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(dtype).to(device)
+
+
+def assert_near(actual: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
+    """`actual` of that dtype is what float64 gave, within TOLERANCE; an unwritten NaN is not."""
+    assert actual.dtype == dtype
+    relative, absolute = TOLERANCE[dtype]
+    torch.testing.assert_close(
+        actual.to("cpu", torch.float64), wanted.to("cpu"), rtol=relative, atol=absolute
+    )
+
+
+def far_rows(num_rows: int, num_cols: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[num_rows, num_cols] whose last row begins beyond 2^31 elements.
+
+    Only the pages that are written become memory, so this costs address space alone on a CPU.
+    """
+    stride = 2**31 // (num_rows - 1) + 8
+    num_bytes = (stride * (num_rows - 1) + num_cols) * dtype.itemsize
+    flat = torch.empty(0, dtype=dtype, device=device)
+    flat.set_(torch.UntypedStorage(num_bytes, device=device))
+    return flat.as_strided((num_rows, num_cols), (stride, 1))
+
+
+def machine_code(kernel_name: str) -> list[dict[str, Any]]:
+    """Every configuration of a kernel, compiled and disassembled, in a process that may compile."""
+    script = Path(__file__).with_name("compile_kernel.py")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(script), kernel_name],
+        capture_output=True,
+        text=True,
+        timeout=_COMPILE_TIMEOUT_S,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found

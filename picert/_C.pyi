@@ -1,6 +1,7 @@
-"""Types of the extension; what each does is said in csrc/sched/*.h and csrc/cpu/*.h."""
+"""Types of the extension; what each does is said in csrc/sched/*.h, csrc/cpu/*.h
+and csrc/sample/*.h."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -109,6 +110,43 @@ class Decoder:
     def weight_bytes(self) -> int: ...
     @property
     def kv_bytes(self) -> int: ...
+
+class SamplingState:
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repetition_penalty: float,
+        presence_penalty: float,
+        frequency_penalty: float,
+        logit_bias: Sequence[tuple[int, float]],
+        min_tokens: int,
+        end_ids: Sequence[int],
+        num_top: int,
+        seed: int,
+        prompt_ids: Sequence[int],
+    ) -> None: ...
+    def record(self, token_id: int) -> None: ...
+    def shape(self, logits: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> None: ...
+    @property
+    def num_generated(self) -> int: ...
+
+class Sampler:
+    def __init__(self, vocab_size: int, isa: str = "") -> None: ...
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        states: Sequence[SamplingState],
+        masks: Sequence[NDArray[np.bool_] | None],
+    ) -> tuple[list[int], list[float], list[list[tuple[int, float]]]]: ...
+    def candidates(
+        self, logits: NDArray[np.float32], state: SamplingState
+    ) -> tuple[list[int], list[float]]: ...
+
+def philox_uniform(seed: int, index: int) -> float: ...
 
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int32]

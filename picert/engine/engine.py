@@ -18,7 +18,13 @@ from picert.engine.batch import StepBatch
 from picert.engine.kv_cache import plan_kv
 from picert.engine.machine import available_memory
 from picert.engine.runner import Runner, load_runner
-from picert.engine.sampler import FloatArray, Sampler, SamplingState, TokenMask
+from picert.engine.sampler import (
+    FloatArray,
+    Sampler,
+    SamplingState,
+    TokenMask,
+    sampling_state,
+)
 from picert.engine.scheduler import Scheduler, SchedulerLimits
 from picert.engine.sequence import Output, Sequence, Times, TokenLogprob
 from picert.engine.stats import EngineStats
@@ -111,7 +117,7 @@ class Engine:
         # The last token is sampled but never computed, so it takes no place in the cache.
         self._scheduler.add(seq.seq_id, prompt_ids, len(prompt_ids) + seq.max_new_tokens - 1)
         self._sequences[request_id] = self._by_seq_id[seq.seq_id] = seq
-        self._sampling[seq.seq_id] = SamplingState(params, prompt_ids, seq.end_ids, seed, mask)
+        self._sampling[seq.seq_id] = sampling_state(params, prompt_ids, seq.end_ids, seed, mask)
         self._refresh_gauges()
 
     def abort(self, request_id: str) -> bool:
@@ -177,18 +183,17 @@ class Engine:
 
     def _postprocess(self, batch: StepBatch, logits: FloatArray) -> list[Output]:
         """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
+        rows = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
+        drawn = self._sampler.sample(logits, [self._sampling[seq_id] for seq_id in rows])
         outputs: list[Output] = []
         seq_ids: list[int] = []
         token_ids: list[int] = []
         now = self._clock()
-        for row, seq_row in enumerate(batch.sample_rows.tolist()):
-            seq = self._by_seq_id[batch.seq_ids[seq_row]]
-            sampled = self._sampler.sample(
-                logits[row, : self._vocab_size], self._sampling[seq.seq_id]
-            )
-            outputs.append(self._advance(seq, sampled, now))
+        for seq_id, token in zip(rows, drawn, strict=True):
+            seq = self._by_seq_id[seq_id]
+            outputs.append(self._advance(seq, token, now))
             if seq.finish_reason is None:
-                seq_ids.append(seq.seq_id)
+                seq_ids.append(seq_id)
                 token_ids.append(seq.output_ids[-1])
             else:
                 self._forget(seq)

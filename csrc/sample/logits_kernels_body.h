@@ -27,21 +27,23 @@ float block_maximum(const float* x, Vec* invalid) {
   return cpu::maximum(highest);
 }
 
-float block_sum_exp(const float* x, float highest) {
+// Lanes' sums of e^(x - highest) over a whole block. The clamp adds e^-87.3 for -inf, nothing beside the 1 of
+// the highest.
+Vec block_sum_exp(const float* x, Vec highest) {
   Vec total = cpu::splat(0.0f);
   for (int64_t i = 0; i < kBlock; i += Vec::kWidth) {
-    total = cpu::add(total, cpu::exp_not_positive(cpu::sub(cpu::load(x + i), cpu::splat(highest))));
+    const Vec below = cpu::sub(cpu::load(x + i), highest);
+    total = cpu::add(total, cpu::exp_in_range(cpu::max(below, cpu::splat(-87.3f))));
   }
-  return cpu::sum(total);
+  return total;
 }
 
 // One pass: each block's sum is taken under the highest so far, and what was summed is scaled down when a
 // higher one comes, which is rare. The last block is filled up with -inf, which changes neither result.
 void summarize(const float* x, int64_t n, float* block_max, RowSummary* out) {
   float padded[kBlock];
-  Vec invalid = cpu::splat(0.0f);
+  Vec invalid = cpu::splat(0.0f), total = cpu::splat(0.0f);
   float highest = -kInfinity;
-  double total = 0.0;
   int64_t best = 0;
   for (int64_t first = 0; first < n; first += kBlock) {
     const float* block = x + first;
@@ -52,15 +54,15 @@ void summarize(const float* x, int64_t n, float* block_max, RowSummary* out) {
     const float top = block_maximum(block, &invalid);
     block_max[first / kBlock] = top;
     if (top > highest) {
-      total *= static_cast<double>(expf(highest - top));
+      total = cpu::mul(total, cpu::splat(expf(highest - top)));
       highest = top;
       best = first;
     }
-    if (highest > -kInfinity) total += static_cast<double>(block_sum_exp(block, highest));
+    if (highest > -kInfinity) total = cpu::add(total, block_sum_exp(block, cpu::splat(highest)));
   }
   const bool is_valid = cpu::maximum(invalid) == 0.0f && highest > -kInfinity;
   while (is_valid && x[best] != highest) best++;
-  *out = {best, highest, total, is_valid};
+  *out = {best, highest, static_cast<double>(cpu::sum(total)), is_valid};
 }
 
 float weigh(const float* x, int64_t n, float highest, float factor, float* weights) {

@@ -1,6 +1,7 @@
 // selection.h: which tokens a draw is among, found without sorting a vocabulary.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -19,6 +20,11 @@ struct Row {
 struct Candidates {
   std::vector<int32_t> ids;
   std::vector<float> values;
+
+  void resize(size_t size) {
+    ids.resize(size);
+    values.resize(size);
+  }
 };
 
 // All tokens whose logit is at least `floor`.
@@ -27,8 +33,8 @@ void gather(const Row& row, float floor, Candidates& out);
 // The k-th largest logit, 1 <= k <= n. `scratch` is overwritten.
 float kth_largest(const Row& row, int64_t k, Candidates& scratch);
 
-// Keep the fewest of the heaviest that weigh `wanted` together, in order of id; of equal weights the first
-// ids. All stay if they weigh less.
+// Of weights up to 1, keep the fewest of the heaviest that weigh `wanted` together, in order of id; of equal
+// weights the first ids. All stay if they weigh less.
 void keep_nucleus(Candidates& candidates, double wanted);
 
 // The place i at which the weights up to and including it first exceed `target` >= 0; the last that weighs

@@ -6,6 +6,7 @@ text, so that no text can produce one.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,9 +52,10 @@ class Vocabulary:
         if token_id in self.literal_ids:
             return text.encode("utf-8", "replace")
         if self.spelling == "byte_level":
-            codes = [_BYTE_OF.get(char) for char in text]
-            known = bytes(code for code in codes if code is not None)
-            return known if len(known) == len(codes) else text.encode("utf-8", "replace")
+            try:
+                return codecs.charmap_encode(text, "strict", _BYTE_OF)[0]
+            except UnicodeEncodeError:  # it is not in the spelling
+                return text.encode("utf-8", "replace")
         byte = _BYTE_TOKEN.fullmatch(text)
         if byte:
             return bytes([int(byte[1], 16)])
@@ -66,12 +68,12 @@ def end_token_ids(special: Mapping[str, int], declared: tuple[int, ...]) -> tupl
     return tuple(dict.fromkeys((*declared, *known)))
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """The printable character that byte-level BPE writes for each byte, mapped back to the byte."""
+def _byte_level_alphabet() -> dict[int, int]:
+    """Code points of the characters that byte-level BPE writes for bytes, mapped to the bytes."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
-    shifted = {chr(256 + n): byte for n, byte in enumerate(others)}
-    return {**{chr(byte): byte for byte in printable}, **shifted}
+    shifted = {256 + n: byte for n, byte in enumerate(others)}
+    return {**{byte: byte for byte in printable}, **shifted}
 
 
 _BYTE_OF = _byte_level_alphabet()

@@ -65,7 +65,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "kernels": {"torch", "numpy", "triton"},
     "models": {"torch", "numpy", "safetensors", "gguf", "tokenizers", "jinja2"},
     "engine": {"torch", "numpy", "msgspec"},
-    "engine.sequence": set(),
+    "engine.sequence": {"msgspec"},
     "engine.scheduler": {"numpy"},
     "pice": {"tomli", "msgspec"},
     "transport": {"zmq", "msgspec"},

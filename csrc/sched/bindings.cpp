@@ -22,7 +22,6 @@ template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
 using TokenArray = Array<Token>;
-using SeqIdArray = Array<SeqId>;
 
 template <typename T>
 void check_vector(const Array<T>& array, const char* name) {
@@ -50,11 +49,9 @@ void add(StepScheduler& scheduler, SeqId id, const TokenArray& prompt, int32_t m
                 salt);
 }
 
-void append(StepScheduler& scheduler, const SeqIdArray& ids, const TokenArray& tokens) {
-  check_vector(ids, "seq_ids");
-  check_vector(tokens, "token_ids");
+void append(StepScheduler& scheduler, const std::vector<SeqId>& ids, const std::vector<Token>& tokens) {
   PICERT_CHECK(ids.size() == tokens.size(), ids.size(), " sequences and ", tokens.size(), " tokens");
-  for (py::ssize_t i = 0; i < ids.size(); ++i) scheduler.append(ids.data()[i], tokens.data()[i]);
+  for (size_t i = 0; i < ids.size(); i++) scheduler.append(ids[i], tokens[i]);
 }
 
 std::tuple<int32_t, int32_t, int32_t> schedule(StepScheduler& scheduler) {

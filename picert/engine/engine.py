@@ -168,7 +168,7 @@ class Engine:
         batch = self._scheduler.schedule()
         if batch is not None:
             self._note_started(batch, started_at)
-        outputs = [] if batch is None else self._postprocess(batch, self._runner.run(batch))
+        outputs = [] if batch is None else self._postprocess(batch, self._run(batch))
         self.stats.record_step(self._clock() - started_at)
         self._refresh_gauges()
         self._is_sound = True
@@ -180,6 +180,13 @@ class Engine:
             times = self._by_seq_id[seq_id].times
             if times.started_at is None:
                 times.started_at = now
+
+    def _run(self, batch: StepBatch) -> FloatArray:
+        """Logits [L, V] of the step."""
+        started_at = self._clock()
+        logits = self._runner.run(batch)
+        self.stats.runner.add(self._clock() - started_at)
+        return logits
 
     def _postprocess(self, batch: StepBatch, logits: FloatArray) -> list[Output]:
         """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""

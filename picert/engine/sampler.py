@@ -84,18 +84,25 @@ class Sampler:
         None if there is none: the logits are not finite, or nothing is allowed. Raises ValueError
         unless there is one state for each row of contiguous float32.
         """
-        cores = [state.core for state in states]
-        masks = _masks(states) if any(state.mask for state in states) else []
-        drawn = zip(*self._core.sample(logits, cores, masks), strict=True)
+        masks = _masks(states)
+        drawn = self._core.sample(logits, [state.core for state in states], masks)
         tokens = [
             None if token_id < 0 else TokenLogprob(token_id, logprob, tuple(top))
-            for token_id, logprob, top in drawn
+            for token_id, logprob, top in zip(*drawn, strict=True)
         ]
-        for state, token in zip(states, tokens, strict=True):
-            if state.mask is not None and token is not None:
-                state.generated_ids.append(token.token_id)
+        if masks:
+            _note_generated(states, tokens)
         return tokens
 
 
 def _masks(states: Sequence[SamplingState]) -> list[NDArray[np.bool_] | None]:
+    """What each row allows; empty where no state has a mask."""
+    if all(state.mask is None for state in states):
+        return []
     return [state.mask.allowed(state.generated_ids) if state.mask else None for state in states]
+
+
+def _note_generated(states: Sequence[SamplingState], tokens: Sequence[TokenLogprob | None]) -> None:
+    for state, token in zip(states, tokens, strict=True):
+        if state.mask is not None and token is not None:
+            state.generated_ids.append(token.token_id)

@@ -82,7 +82,7 @@ class Scheduler:
 
     def append(self, seq_ids: Sequence[int], token_ids: Sequence[int]) -> None:
         """Add to each sequence the token sampled for it; all its earlier ones must be computed."""
-        self._core.append(np.asarray(seq_ids, np.int64), np.asarray(token_ids, np.int32))
+        self._core.append(seq_ids, token_ids)
 
     def schedule(self) -> StepBatch | None:
         """The next step, or None if there is nothing to compute. Valid until the next call."""

@@ -36,6 +36,7 @@ class EngineStats:
     preemptions: int = 0
     finished: dict[str, int] = field(default_factory=dict)  # finish reason -> requests
     step: Total = field(default_factory=Total)
+    runner: Total = field(default_factory=Total)  # of each step, what the model took
     step_ema_s: float = 0.0
     first_token: Total = field(default_factory=Total)  # from arrival
     inter_token: Total = field(default_factory=Total)  # between tokens of one request

@@ -28,6 +28,7 @@ ISA_FLAGS = {
 PROGRAMS = {
     "tensor_test": (["tensor", "blocks", "isa"], ADDRESS),
     "linear_test": ([*SOURCES, *(ISA_FLAGS if X86 else [])], ADDRESS),
+    "attention_plan_test": (["attention_plan", "thread_pool", "isa"], ADDRESS),
     "thread_pool_test": (["thread_pool", "isa"], THREAD),
 }
 

@@ -2,8 +2,11 @@
 // arithmetic.
 //
 // A token's result has the same bits alone or in a batch, in a chunked or whole prefill and for any number of
-// threads: positions are gathered in order, in chunks of kChunk and spans of kSpan anchored at position 0,
-// each span from nothing, and spans are merged in order, whoever computed them.
+// threads: positions are gathered in order, in spans of kSpan anchored at position 0, each span from nothing,
+// and spans are folded in order, whoever computed them.
+//
+// So a span may be computed anywhere: long contexts are cut among workers, and decoding sequences whose block
+// tables begin with the same blocks share one pass over the spans in them.
 #pragma once
 
 #include <atomic>
@@ -34,8 +37,10 @@ class AttentionPlan {
   // `shape.window` is not looked at: layers may differ in it.
   void build(const AttentionShape& shape, const AttentionBatch& batch, int num_threads);
 
-  // Floats that the partial results of one layer take; 0 if no item is split.
+  // Floats that the partial results of one layer take; 0 if there are none.
   int64_t partials_size() const { return partials_size_; }
+  const std::vector<AttentionQuery>& queries() const { return queries_; }
+  const std::vector<AttentionItem>& items() const { return items_; }
 
   // Compute one layer: this worker takes items as they come. `next` is a counter of this layer's own that
   // starts at 0. `out` may be `q`. A sync is needed before anyone reads `out`.
@@ -44,10 +49,20 @@ class AttentionPlan {
            float* out) const;
 
  private:
-  void split(const AttentionShape& shape, AttentionItem item);
+  void add_queries(const AttentionBatch& batch);
+  void share_prefixes(const AttentionShape& shape, const AttentionBatch& batch, std::vector<int64_t> seqs,
+                      int64_t span);
+  void add_shared_items(const AttentionShape& shape, const AttentionBatch& batch,
+                        const std::vector<int64_t>& seqs, int64_t span);
+  void add_items(const AttentionShape& shape, const AttentionBatch& batch, int64_t seq);
+  void cut_long_items(const AttentionShape& shape, int num_threads);
+  void add_pieces(const AttentionShape& shape, AttentionItem item);
+  void make_partial(const AttentionShape& shape, AttentionQuery& query);
 
-  std::vector<AttentionItem> items_;  // what workers take, costly ones first
-  std::vector<AttentionItem> split_;  // the whole of each item that was cut into spans
+  std::vector<AttentionQuery> queries_;  // the step's tokens in order, then copies for shared items
+  std::vector<AttentionItem> items_;     // what workers take, costly ones first
+  std::vector<int64_t> shared_spans_;    // [S] the first spans of each sequence that shared items cover
+  std::vector<int64_t> merges_;          // queries whose partial results are to be folded
   int64_t partials_size_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // attention_product.h: the small matrix products of attention over `Vec`. Include a vec_<isa>.h first.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace picert::cpu {
@@ -12,29 +13,40 @@ struct FloatRows {  // fp32, rows `stride` apart
   int64_t stride;
   Vec at(int64_t k, int j) const { return load(data + k * stride + j * Vec::kWidth); }
 };
-struct HalfRows {  // fp16, rows `stride` apart
-  const uint16_t* data;
+// Numbers of pages, each vector of a row in a place of its own. Reading one asks for the numbers `ahead`
+// bytes further on, which are needed next: pages are scattered, so the hardware does not see them coming.
+template <typename Number, int kVecs>
+struct PageRows {
+  const Number* data[kVecs];
+  ptrdiff_t ahead[kVecs];
   int64_t stride;
-  Vec at(int64_t k, int j) const { return load_half(data + k * stride + j * Vec::kWidth); }
-};
-template <int kVecs>
-struct HalfColumns {  // fp16, each vector of a row in a place of its own
-  const uint16_t* data[kVecs];
-  int64_t stride;
-  Vec at(int64_t k, int j) const { return load_half(data[j] + k * stride); }
+  Vec at(int64_t k, int j) const {
+    const Number* here = data[j] + k * stride;
+    __builtin_prefetch(reinterpret_cast<const char*>(here) + ahead[j]);
+    return widen(here);
+  }
 };
 
-// c[kRows, kVecs vectors] += a[kRows, inner] · right[inner, kVecs vectors]. Each element is one chain of
-// fused multiply-adds in the order of `inner`, so its bits do not depend on the tile it falls into.
-template <int kRows, int kVecs, typename Right>
-inline void product_tile(const float* a, int64_t lda, const Right& right, int64_t inner, float* c,
-                         int64_t ldc) {
+// A register tile of sums.
+template <int kRows, int kVecs>
+struct Tile {
   Vec sums[kRows][kVecs];
+};
+
+template <int kRows, int kVecs>
+inline void clear(Tile<kRows, kVecs>& tile) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kVecs; j++) sums[r][j] = load(c + r * ldc + j * Vec::kWidth);
+    for (int j = 0; j < kVecs; j++) tile.sums[r][j] = splat(0.0f);
   }
+}
+
+// tile += a[kRows, inner] · right[inner, kVecs vectors]. Each element is one chain of fused multiply-adds in
+// the order of `inner`, so its bits do not depend on the tile it falls into.
+template <int kRows, int kVecs, typename Right>
+inline void accumulate(const float* a, int64_t lda, const Right& right, int64_t inner,
+                       Tile<kRows, kVecs>& tile) {
   for (int64_t k = 0; k < inner; k++) {
     Vec row[kVecs];
 #pragma GCC unroll 8
@@ -43,13 +55,17 @@ inline void product_tile(const float* a, int64_t lda, const Right& right, int64_
     for (int r = 0; r < kRows; r++) {
       const Vec left = splat(a[r * lda + k]);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVecs; j++) sums[r][j] = fma(left, row[j], sums[r][j]);
+      for (int j = 0; j < kVecs; j++) tile.sums[r][j] = fma(left, row[j], tile.sums[r][j]);
     }
   }
+}
+
+template <int kRows, int kVecs>
+inline void store_tile(const Tile<kRows, kVecs>& tile, float* c, int64_t ldc) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kVecs; j++) store(c + r * ldc + j * Vec::kWidth, sums[r][j]);
+    for (int j = 0; j < kVecs; j++) store(c + r * ldc + j * Vec::kWidth, tile.sums[r][j]);
   }
 }
 
@@ -89,24 +105,26 @@ inline void for_row_tiles(int64_t rows, Body body) {
   }
 }
 
-// c[rows, cols] += a[rows, inner] · right[inner, cols]; `right` is FloatRows or HalfRows, cols whole vectors.
-template <typename Right>
-void product(const float* a, int64_t lda, const Right& right, int64_t inner, float* c, int64_t ldc,
-             int64_t rows, int64_t cols) {
+// body(Count<rows>, Count<vectors>, first row, first column) for tiles that cover rows x cols, cols whole
+// vectors.
+template <typename Body>
+inline void for_tiles(int64_t rows, int64_t cols, Body body) {
   constexpr int64_t kCols = Vec::kTileVecs * Vec::kWidth;
-  for_row_tiles(rows, [&](auto count, int64_t first) {
-    constexpr int kRows = decltype(count)::kValue;
-    const float* left = a + first * lda;
-    float* out = c + first * ldc;
+  for_row_tiles(rows, [&](auto tile_rows, int64_t first) {
     int64_t j = 0;
-    for (; j + kCols <= cols; j += kCols) {
-      const Right part = {right.data + j, right.stride};
-      product_tile<kRows, Vec::kTileVecs>(left, lda, part, inner, out + j, ldc);
-    }
-    for (; j < cols; j += Vec::kWidth) {
-      const Right part = {right.data + j, right.stride};
-      product_tile<kRows, 1>(left, lda, part, inner, out + j, ldc);
-    }
+    for (; j + kCols <= cols; j += kCols) body(tile_rows, Count<Vec::kTileVecs>{}, first, j);
+    for (; j < cols; j += Vec::kWidth) body(tile_rows, Count<1>{}, first, j);
+  });
+}
+
+// c[rows, cols] = a[rows, inner] · right[inner, cols], cols whole vectors.
+void product(const float* a, int64_t lda, FloatRows right, int64_t inner, float* c, int64_t ldc, int64_t rows,
+             int64_t cols) {
+  for_tiles(rows, cols, [&](auto tile_rows, auto tile_vecs, int64_t first, int64_t j) {
+    Tile<decltype(tile_rows)::kValue, decltype(tile_vecs)::kValue> tile;
+    clear(tile);
+    accumulate(a + first * lda, lda, FloatRows{right.data + j, right.stride}, inner, tile);
+    store_tile(tile, c + first * ldc + j, ldc);
   });
 }
 

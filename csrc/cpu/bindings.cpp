@@ -131,8 +131,13 @@ void bind_decoder(py::module_& module) {
   py::class_<Decoder>(module, "Decoder", "One dense decoder on the CPU: a whole step without the GIL.")
       .def(py::init(&make_decoder), py::arg("config"), py::arg("tensors"), py::arg("num_threads"),
            py::arg("isa") = "")
-      .def("allocate_kv", &Decoder::allocate_kv, py::arg("num_blocks"), py::arg("block_size"),
-           py::call_guard<py::gil_scoped_release>(), "Make the K/V memory anew; what was in it is lost.")
+      .def(
+          "allocate_kv",
+          [](Decoder& decoder, int64_t num_blocks, int64_t block_size, const std::string& format) {
+            decoder.allocate_kv(num_blocks, block_size, parse_kv_format(format));
+          },
+          py::arg("num_blocks"), py::arg("block_size"), py::arg("format") = "fp16",
+          py::call_guard<py::gil_scoped_release>(), "Make the K/V memory anew; what was in it is lost.")
       .def("step", &step, py::arg("token_ids"), py::arg("positions"), py::arg("slot_mapping"),
            py::arg("query_start"), py::arg("context_lens"), py::arg("block_tables"),
            py::arg("logits_indices"), py::arg("logits_out"),

@@ -136,7 +136,7 @@ AttentionArgs attention_args(const py::object& q, const py::object& keys, const 
                " heads, must be a multiple of those of k_cache, ", sizes[2]);
   PICERT_CHECK(a.q.shape(2) == sizes[3] && sizes[3] >= 1 && sizes[3] <= kMaxHeadDim, "q has heads of ",
                a.q.shape(2), " values, k_cache of ", sizes[3], ": they must agree and be 1 to ", kMaxHeadDim);
-  a.shape = {a.q.shape(1), sizes[2], sizes[3], sizes[1], 0, 1.0f, 0.0f};
+  a.shape = {a.q.shape(1), sizes[2], sizes[3], sizes[1], 0, 1.0f, 0.0f, KvFormat::fp16};
   a.batch = {a.context_lens.size(), a.block_tables.shape(1), a.query_start.data(), a.context_lens.data(),
              a.block_tables.data()};
   check_batch(a.batch, a.q.shape(0), sizes[0], sizes[1]);
@@ -155,12 +155,13 @@ void fill_cache(const AttentionKernels& kernels, const AttentionArgs& a, KvCache
 Array<float> attention_op(const py::object& q, const py::object& keys, const py::object& values,
                           const py::object& query_start, const py::object& context_lens,
                           const py::object& block_tables, float scale, int64_t window, float soft_cap,
-                          int num_threads, const std::string& isa) {
+                          int num_threads, const std::string& isa, const std::string& kv_format) {
   PICERT_CHECK(window >= 0 && soft_cap >= 0.0f, "window and soft_cap must not be negative");
   AttentionArgs a = attention_args(q, keys, values, query_start, context_lens, block_tables);
   a.shape.scale = scale;
   a.shape.window = window;
   a.shape.soft_cap = soft_cap;
+  a.shape.format = parse_kv_format(kv_format);
   const AttentionKernels& kernels = attention_kernels(parse_isa(isa));
   Array<float> out = like(a.q);
   const float* from = a.q.data();
@@ -205,10 +206,12 @@ void bind_operations(py::module_& module) {
   module.def("soft_cap", &soft_cap_op, py::arg("x"), py::arg("cap"), py::arg("isa"));
   module.def("rope", &rope_op, py::arg("x"), py::arg("cos"), py::arg("sin"), py::arg("isa"),
              "x[T, H, D] with the pairs (d, d + D/2) rotated by cos, sin [T, D/2].");
-  module.def("attention", &attention_op, py::arg("q"), py::arg("k_cache"), py::arg("v_cache"),
-             py::arg("query_start"), py::arg("context_lens"), py::arg("block_tables"), py::arg("scale"),
-             py::arg("window"), py::arg("soft_cap"), py::arg("num_threads"), py::arg("isa"),
-             "q[T, H, D] over caches [N, B, G, D], rounded to fp16 first, as Ops.attention; 0 for none.");
+  module.def(
+      "attention", &attention_op, py::arg("q"), py::arg("k_cache"), py::arg("v_cache"),
+      py::arg("query_start"), py::arg("context_lens"), py::arg("block_tables"), py::arg("scale"),
+      py::arg("window"), py::arg("soft_cap"), py::arg("num_threads"), py::arg("isa"),
+      py::arg("kv_format") = "fp16",
+      "q[T, H, D] over caches [N, B, G, D], rounded to kv_format first, as Ops.attention; 0 for none.");
 }
 
 }  // namespace picert::cpu

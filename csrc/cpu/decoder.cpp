@@ -50,10 +50,11 @@ Decoder::Decoder(DecoderConfig config, const TensorMap& tensors, int num_threads
       next_item_(new std::atomic<int64_t>[static_cast<size_t>(config_.num_layers)]),
       clocks_(static_cast<size_t>(num_threads)) {}
 
-void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size) {
+void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, KvFormat format) {
   const std::lock_guard<std::mutex> lock(one_step_);
   AttentionShape shape = shape_of(0);
   shape.block_size = block_size;
+  shape.format = format;
   cache_ = KvCache();  // first let go of the old one: both may not fit
   cache_ = KvCache(shape, config_.num_layers, num_blocks);
 }
@@ -111,7 +112,8 @@ AttentionShape Decoder::shape_of(int64_t layer) const {
           cache_.block_size(),
           config_.window[static_cast<size_t>(layer)],
           config_.softmax_scale,
-          config_.attn_soft_cap};
+          config_.attn_soft_cap,
+          cache_.format()};
 }
 
 void Decoder::check(const StepInputs& inputs) const {

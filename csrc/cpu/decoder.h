@@ -39,7 +39,7 @@ class Decoder {
   Decoder(DecoderConfig config, const TensorMap& tensors, int num_threads, Isa isa);
 
   // Make the K/V memory anew; what was in it is lost. Throws std::invalid_argument and std::bad_alloc.
-  void allocate_kv(int64_t num_blocks, int64_t block_size);
+  void allocate_kv(int64_t num_blocks, int64_t block_size, KvFormat format);
 
   // logits[L, V]. Checks every value that could lead outside a buffer; throws std::invalid_argument.
   void step(const StepInputs& inputs, float* logits);

@@ -65,11 +65,25 @@ inline Vec times_exp2(Vec x, Vec n) {
 inline void store_half(uint16_t* p, Vec x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Vec load_half(const uint16_t* p) {
+inline Vec widen(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 inline void widen_four(const uint16_t* from, float* to) {
   _mm_storeu_ps(to, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+inline void store_int8(int8_t* p, Vec x) {
+  const __m256i wide = _mm256_cvtps_epi32(x.v);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+inline Vec widen(const int8_t* p) {
+  const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))};
+}
+inline void widen_four(const int8_t* from, float* to) {
+  int32_t four;
+  __builtin_memcpy(&four, from, sizeof(four));
+  _mm_storeu_ps(to, _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four))));
 }
 
 }  // namespace

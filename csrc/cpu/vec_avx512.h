@@ -59,11 +59,23 @@ inline Vec times_exp2(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 inline void store_half(uint16_t* p, Vec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Vec load_half(const uint16_t* p) {
+inline Vec widen(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 inline void widen_four(const uint16_t* from, float* to) {
   _mm_storeu_ps(to, _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+inline void store_int8(int8_t* p, Vec x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x.v)));
+}
+inline Vec widen(const int8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))};
+}
+inline void widen_four(const int8_t* from, float* to) {
+  int32_t four;
+  __builtin_memcpy(&four, from, sizeof(four));
+  _mm_storeu_ps(to, _mm_cvtepi32_ps(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four))));
 }
 
 }  // namespace

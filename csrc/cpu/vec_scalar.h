@@ -53,11 +53,16 @@ inline Vec times_exp2(Vec x, Vec n) {
   return {x.v * float_from_bits(static_cast<uint32_t>(static_cast<int32_t>(n.v) + 127) << 23)};
 }
 
-// fp16 <-> fp32.
+// fp16 and int8 <-> fp32; what goes to int8 is a whole number in [-127, 127].
 inline void store_half(uint16_t* p, Vec x) { *p = float_to_half(x.v); }
-inline Vec load_half(const uint16_t* p) { return {half_to_float(*p)}; }
+inline Vec widen(const uint16_t* p) { return {half_to_float(*p)}; }
 inline void widen_four(const uint16_t* from, float* to) {
   for (int i = 0; i < 4; i++) to[i] = half_to_float(from[i]);
+}
+inline void store_int8(int8_t* p, Vec x) { *p = static_cast<int8_t>(x.v); }
+inline Vec widen(const int8_t* p) { return {static_cast<float>(*p)}; }
+inline void widen_four(const int8_t* from, float* to) {
+  for (int i = 0; i < 4; i++) to[i] = static_cast<float>(from[i]);
 }
 
 }  // namespace

@@ -238,6 +238,34 @@ def test_a_query_attends_with_the_same_bits_alone_and_in_a_chunk(
 
 
 @each_isa
+@pytest.mark.parametrize(("block_size", "window"), [(16, None), (12, None), (64, 200)])
+def test_a_shared_prefix_gives_the_bits_of_a_lonely_sequence(
+    isa: str, block_size: int, window: int | None
+) -> None:
+    """Lengths end within, at and after what is shared; two sequences leave the prefix early."""
+    lengths = [300, 256, 259, 150, 517, 300]
+    pages = Pages(lengths, block_size, 2, 24)
+    for seq, num_shared in enumerate([0, 256, 250, 150, 280, 100]):
+        blocks = num_shared // block_size
+        pages.tables[seq, :blocks] = pages.tables[0, :blocks]
+    context, q = pages.context([1, 1, 1, 1, 1, 20]), noise(25, 6, 24)
+    ops = NativeOps(isa, 2)
+    together = ops.attention(q, pages.k, pages.v, context, scale=0.2, sliding_window=window)
+    assert_close(together, pages.oracle(q, context, window, None), 5e-6)
+    for seq in range(6):
+        begin, end = context.query_start[seq : seq + 2]
+        lonely = PagedContext(
+            np.array([0, end - begin], np.int32),
+            context.context_lens[seq : seq + 1],
+            context.block_tables[seq : seq + 1],
+        )
+        alone = ops.attention(
+            q[begin:end], pages.k, pages.v, lonely, scale=0.2, sliding_window=window
+        )
+        np.testing.assert_array_equal(alone, together[begin:end])
+
+
+@each_isa
 def test_values_beyond_half_precision_saturate(isa: str) -> None:
     pages = Pages([4], 4, 1, 16)
     pages.v[...] = 1e6

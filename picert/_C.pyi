@@ -79,6 +79,11 @@ class StepProfile(TypedDict):
     num_steps: int
     seconds: dict[str, list[float]]  # phase -> of each worker
 
+class ThreadPool:
+    def __init__(self, num_threads: int) -> None: ...
+    @property
+    def size(self) -> int: ...
+
 class Decoder:
     def __init__(
         self,
@@ -106,6 +111,8 @@ class Decoder:
     def isa(self) -> str: ...
     @property
     def num_threads(self) -> int: ...
+    @property
+    def team(self) -> ThreadPool: ...
     @property
     def weight_bytes(self) -> int: ...
     @property
@@ -135,7 +142,7 @@ class SamplingState:
     def num_generated(self) -> int: ...
 
 class Sampler:
-    def __init__(self, vocab_size: int, isa: str = "") -> None: ...
+    def __init__(self, vocab_size: int, team: ThreadPool | None = None, isa: str = "") -> None: ...
     def sample(
         self,
         logits: NDArray[np.float32],

@@ -128,6 +128,9 @@ py::dict profile(const Decoder& decoder) {
 }
 
 void bind_decoder(py::module_& module) {
+  py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(module, "ThreadPool", "Threads that work as a team.")
+      .def(py::init<int>(), py::arg("num_threads"))
+      .def_property_readonly("size", &ThreadPool::size);
   py::class_<Decoder>(module, "Decoder", "One dense decoder on the CPU: a whole step without the GIL.")
       .def(py::init(&make_decoder), py::arg("config"), py::arg("tensors"), py::arg("num_threads"),
            py::arg("isa") = "")
@@ -149,6 +152,7 @@ void bind_decoder(py::module_& module) {
       .def("profile", &profile, "What was counted: num_steps, and the seconds of each phase and worker.")
       .def_property_readonly("isa", [](const Decoder& decoder) { return isa_name(decoder.isa()); })
       .def_property_readonly("num_threads", &Decoder::num_threads)
+      .def_property_readonly("team", &Decoder::team, "Its threads, which a Sampler may use between steps.")
       .def_property_readonly("weight_bytes", &Decoder::weight_bytes)
       .def_property_readonly("kv_bytes", &Decoder::kv_bytes);
 }

@@ -45,8 +45,8 @@ Decoder::Decoder(DecoderConfig config, const TensorMap& tensors, int num_threads
       isa_(isa),
       elementwise_(elementwise(isa)),
       attention_(attention_kernels(isa)),
-      pool_(num_threads),
-      weights_(load_weights(config_, tensors, isa, pool_)),
+      pool_(std::make_shared<ThreadPool>(num_threads)),
+      weights_(load_weights(config_, tensors, isa, *pool_)),
       next_item_(new std::atomic<int64_t>[static_cast<size_t>(config_.num_layers)]),
       clocks_(static_cast<size_t>(num_threads)) {}
 
@@ -63,7 +63,7 @@ void Decoder::step(const StepInputs& inputs, float* logits) {
   const std::lock_guard<std::mutex> lock(one_step_);
   check(inputs);
   prepare(inputs);
-  pool_.run([&](const Worker& worker) { run(worker, inputs, logits); });
+  pool_->run([&](const Worker& worker) { run(worker, inputs, logits); });
   if (is_profiling_) profiled_steps_++;
 }
 
@@ -139,7 +139,7 @@ void Decoder::check(const StepInputs& inputs) const {
 void Decoder::prepare(const StepInputs& inputs) {
   grow_buffers(std::max(inputs.num_tokens, inputs.num_logits));
   const AttentionShape shape = shape_of(0);
-  plan_.build(shape, inputs.batch, pool_.size());
+  plan_.build(shape, inputs.batch, pool_->size());
   const auto bytes = static_cast<size_t>(plan_.partials_size()) * sizeof(float);
   if (bytes > buffers_.partials.bytes()) buffers_.partials = AlignedBuffer(bytes);
   for (int64_t i = 0; i < config_.num_layers; i++) next_item_[static_cast<size_t>(i)] = 0;
@@ -164,7 +164,7 @@ void Decoder::grow_buffers(int64_t num_tokens) {
       {&b.sin, num_tokens * half},
       {&b.cos_local, num_tokens * half},
       {&b.sin_local, num_tokens * half},
-      {&b.scratch, pool_.size() * b.scratch_stride},
+      {&b.scratch, pool_->size() * b.scratch_stride},
   };
   constexpr int64_t kAlign = 16;  // floats of a cache line
   int64_t total = 0;

@@ -52,7 +52,9 @@ class Decoder {
 
   const DecoderConfig& config() const { return config_; }
   Isa isa() const { return isa_; }
-  int num_threads() const { return pool_.size(); }
+  int num_threads() const { return pool_->size(); }
+  // The threads, for work between steps: another pool's would fight with them for the cores.
+  const std::shared_ptr<ThreadPool>& team() const { return pool_; }
   size_t weight_bytes() const { return weights_.bytes(); }
   size_t kv_bytes() const { return cache_.bytes(); }
 
@@ -99,7 +101,7 @@ class Decoder {
   const Isa isa_;
   const Elementwise& elementwise_;
   const AttentionKernels& attention_;
-  ThreadPool pool_;
+  std::shared_ptr<ThreadPool> pool_;
   ModelWeights weights_;
   KvCache cache_;
   AttentionPlan plan_;

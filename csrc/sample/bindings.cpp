@@ -25,16 +25,10 @@ namespace {
 using cpu::Array;
 using cpu::array_arg;
 
-struct MaskArg {
-  Array<bool> owner;
-  TokenMask mask;
-};
-
-MaskArg mask_arg(const py::object& object) {
+TokenMask mask_arg(const py::object& object) {
   if (object.is_none()) return {};
-  Array<bool> array = array_arg<bool>(object, "mask", 1);
-  const TokenMask mask{array.data(), array.size()};
-  return {std::move(array), mask};
+  const Array<bool> array = array_arg<bool>(object, "mask", 1);
+  return {array.data(), array.size()};  // the caller's object holds the memory
 }
 
 std::unique_ptr<SamplingState> make_state(double temperature, int64_t top_k, double top_p, double min_p,
@@ -70,13 +64,15 @@ Drawn sample(Sampler& sampler, const py::object& logits, const std::vector<Sampl
   PICERT_CHECK(rows.shape(1) >= sampler.vocab_size(), "logits has ", rows.shape(1),
                " columns, must have at least ", sampler.vocab_size());
   PICERT_CHECK(masks.empty() || masks.size() == states.size(), masks.size(), " masks for ", count, " states");
-  Drawn out;
-  auto& [token_ids, logprobs, tops] = out;
+  std::vector<RowInput> inputs;
   for (py::ssize_t row = 0; row < count; row++) {
     const auto i = static_cast<size_t>(row);
     PICERT_CHECK(states[i] != nullptr, "state ", row, " is None");
-    const MaskArg mask = masks.empty() ? MaskArg{} : mask_arg(masks[i]);
-    Sampled sampled = sampler.sample(rows.data(row, 0), *states[i], mask.mask);
+    inputs.push_back({rows.data(row, 0), states[i], masks.empty() ? TokenMask{} : mask_arg(masks[i])});
+  }
+  Drawn out;
+  auto& [token_ids, logprobs, tops] = out;
+  for (Sampled& sampled : sampler.sample(inputs)) {
     token_ids.push_back(sampled.token_id);
     logprobs.push_back(sampled.logprob);
     tops.push_back(std::move(sampled.top));
@@ -93,7 +89,7 @@ std::tuple<std::vector<int32_t>, std::vector<float>> candidates(Sampler& sampler
 
 void shape(const SamplingState& state, const py::object& logits, const py::object& mask) {
   auto row = array_arg<float>(logits, "logits", 1);
-  state.shape(row.mutable_data(), row.size(), mask_arg(mask).mask);
+  state.shape(row.mutable_data(), row.size(), mask_arg(mask));
 }
 
 void bind_state(py::module_& module) {
@@ -109,10 +105,10 @@ void bind_state(py::module_& module) {
 
 void bind_sampler(py::module_& module) {
   py::class_<Sampler>(module, "Sampler", "Rows of logits to tokens.")
-      .def(py::init([](int64_t vocab_size, const std::string& isa) {
-             return std::make_unique<Sampler>(vocab_size, cpu::parse_isa(isa));
+      .def(py::init([](int64_t vocab_size, std::shared_ptr<cpu::ThreadPool> team, const std::string& isa) {
+             return std::make_unique<Sampler>(vocab_size, std::move(team), cpu::parse_isa(isa));
            }),
-           py::arg("vocab_size"), py::arg("isa") = "")
+           py::arg("vocab_size"), py::arg("team") = nullptr, py::arg("isa") = "")
       .def("sample", &sample, py::arg("logits"), py::arg("states"), py::arg("masks"),
            "Token ids (-1: none), log-probabilities and best tokens of each row of logits [L, >= V].")
       .def("candidates", &candidates, py::arg("logits"), py::arg("state"),

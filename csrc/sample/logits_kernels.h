@@ -19,7 +19,7 @@ struct RowSummary {
   int64_t best;    // the first of the highest
   float highest;   // -inf if all are
   double sum_exp;  // of e^(x - highest)
-  bool is_valid;   // no NaN, no +inf, and something above -inf; else the other fields mean nothing
+  bool is_finite;  // no NaN and no +inf; else the other fields mean nothing
 };
 
 struct LogitsKernels {

@@ -60,9 +60,9 @@ void summarize(const float* x, int64_t n, float* block_max, RowSummary* out) {
     }
     if (highest > -kInfinity) total = cpu::add(total, block_sum_exp(block, cpu::splat(highest)));
   }
-  const bool is_valid = cpu::maximum(invalid) == 0.0f && highest > -kInfinity;
-  while (is_valid && x[best] != highest) best++;
-  *out = {best, highest, static_cast<double>(cpu::sum(total)), is_valid};
+  const bool is_finite = cpu::maximum(invalid) == 0.0f;
+  while (is_finite && x[best] != highest) best++;
+  *out = {best, highest, static_cast<double>(cpu::sum(total)), is_finite};
 }
 
 float weigh(const float* x, int64_t n, float highest, float factor, float* weights) {

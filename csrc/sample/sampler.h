@@ -1,68 +1,46 @@
-// sampler.h: a row of logits to a token, as its request's state says.
-//
-// The order: logit bias, penalties, end tokens before min_tokens, mask, temperature, min-p, top-k, top-p.
-// Log-probabilities are the model's own, before all of that. A row's result depends on the row and its state
-// alone. The slow, obvious twin is tests/support/naive_sampler.py.
+// sampler.h: a batch of rows to tokens, on a team of threads.
 #pragma once
 
 #include <cstdint>
-#include <utility>
+#include <memory>
 #include <vector>
 
 #include "cpu/isa.h"
-#include "sample/logits_kernels.h"
-#include "sample/sampling_state.h"
-#include "sample/selection.h"
+#include "cpu/thread_pool.h"
+#include "sample/row_sampler.h"
 
 namespace picert::sample {
 
-constexpr int32_t kNoToken = -1;
-
-struct Sampled {
-  int32_t token_id = kNoToken;  // none: the logits are not finite, or nothing is allowed
-  double logprob = 0.0;
-  std::vector<std::pair<int32_t, double>> top;  // (token id, log-probability), best first
+struct RowInput {
+  const float* logits;  // [V]
+  SamplingState* state;
+  TokenMask mask;
 };
 
-// Keeps scratch memory, so one thread at a time.
+// One call at a time.
 class Sampler {
  public:
-  // Of the first `vocab_size` >= 1 logits of a row. Throws std::invalid_argument.
-  Sampler(int64_t vocab_size, cpu::Isa isa);
+  // Rows of `vocab_size` >= 1 logits. No team: the calling thread alone. Throws std::invalid_argument.
+  Sampler(int64_t vocab_size, std::shared_ptr<cpu::ThreadPool> team, cpu::Isa isa);
 
-  // The next token for logits[V], recorded in `state`.
-  Sampled sample(const float* logits, SamplingState& state, const TokenMask& mask);
+  // The next token of each row, recorded in its state.
+  std::vector<Sampled> sample(const std::vector<RowInput>& rows);
 
-  // The tokens that may be drawn from shaped logits[V], by id, with weights in proportion to their chances.
-  // Tokens that tie with the last of the top k are all in. Valid until the next call. Throws
-  // std::invalid_argument if the logits are not finite or the state is greedy.
+  // See RowSampler::candidates; of logits[V] that are shaped already.
   const Candidates& candidates(const float* logits, const SamplingParams& params);
 
   int64_t vocab_size() const { return vocab_size_; }
 
  private:
-  // A row's logits with what `summarize` found in them.
-  struct Summarized {
-    std::vector<float> block_max;
-    RowSummary of;
-  };
-
-  Row summarize(const float* x, Summarized& into) const;
-  int32_t draw(const Row& row, const RowSummary& summary, const SamplingState& state);
-  int32_t draw_from_all(const Row& row, const RowSummary& summary, float factor, double uniform);
-  void select(const Row& row, const RowSummary& summary, const SamplingParams& params);
-  void select_nucleus_of_all(const Row& row, const RowSummary& summary, const SamplingParams& params);
-  double weigh_candidates(float highest, float factor);
-  double weigh_all(const Row& row, const RowSummary& summary, float factor);
-  std::vector<std::pair<int32_t, double>> best_of(const Row& row, int64_t count, double log_total);
+  void summarize(const cpu::Worker& worker, const std::vector<RowInput>& rows);
+  Row row_of(const float* logits, size_t place) const;
 
   const int64_t vocab_size_;
   const LogitsKernels& kernels_;
-  Summarized plain_, shaped_;
-  std::vector<float> shaped_logits_;  // [V]
-  std::vector<float> weights_;        // [V]
-  std::vector<float> block_weight_;   // [blocks]
-  Candidates candidates_;
+  const std::shared_ptr<cpu::ThreadPool> team_;
+  std::vector<RowSampler> samplers_;  // [threads]
+  std::vector<float> block_max_;      // [rows, blocks]
+  std::vector<RowSummary> segments_;  // [rows, segments]
 };
 
 }  // namespace picert::sample

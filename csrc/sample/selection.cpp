@@ -6,8 +6,6 @@
 #include <functional>
 #include <limits>
 
-#include "sample/logits_kernels.h"
-
 namespace picert::sample {
 namespace {
 

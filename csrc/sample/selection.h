@@ -5,13 +5,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "sample/logits_kernels.h"
+
 namespace picert::sample {
 
-// Logits x[n] with the maxima of their blocks, as summarize leaves them.
+// Logits x[n] with what summarize found in them.
 struct Row {
   const float* x;
   int64_t n;
   const float* block_max;  // [num_blocks]
+  RowSummary summary;
 
   int64_t num_blocks() const;
 };

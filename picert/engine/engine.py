@@ -65,7 +65,7 @@ class Engine:
         self._own_end_ids = (*tokenizer.eos_token_ids, *runner.config.eos_token_ids)
         self._clock = clock
         self._scheduler = Scheduler(self._limits())
-        self._sampler = Sampler(self._vocab_size)
+        self._sampler = Sampler(self._vocab_size, runner.team)
         self._seeds = np.random.default_rng(config.seed)
         self._sequences: dict[str, Sequence] = {}  # live, by request id
         self._by_seq_id: dict[int, Sequence] = {}
@@ -252,6 +252,7 @@ class Engine:
         for request_id in [*self._sequences]:
             self.abort(request_id)
         self._is_sound = False
+        del self._sampler  # it holds the runner's threads
         self._runner.close()
 
     def _new_sequence(

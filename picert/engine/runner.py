@@ -56,6 +56,11 @@ class Runner(Protocol):
         """Bytes of K and V of one token in all layers."""
         ...
 
+    @property
+    def team(self) -> _C.ThreadPool | None:
+        """Threads that the engine may use between runs, if it has any of ours."""
+        ...
+
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory; once, before the first run."""
         ...
@@ -105,6 +110,11 @@ class NativeRunner:
         """The instruction set in use."""
         return self._decoder.isa
 
+    @property
+    def team(self) -> _C.ThreadPool:
+        """The decoder's threads."""
+        return self._decoder.team
+
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory."""
         self._decoder.allocate_kv(num_blocks, block_size)
@@ -150,6 +160,8 @@ def native_config(config: ModelConfig) -> dict[str, Any]:
 
 class TorchRunner:
     """The decoder of models/decoder.py over `ops`, weights dequantised to `dtype` on `device`."""
+
+    team = None  # torch has its own
 
     def __init__(
         self, checkpoint: Checkpoint, ops: Ops, device: torch.device, dtype: torch.dtype

@@ -72,9 +72,12 @@ def sampling_state(
 class Sampler:
     """Draws tokens for rows of one vocabulary; keeps scratch memory, so one thread at a time."""
 
-    def __init__(self, vocab_size: int, isa: str = "") -> None:
-        """Of the first `vocab_size` logits of a row. `isa` forces "scalar", "avx2" or "avx512"."""
-        self._core = _C.Sampler(vocab_size, isa)
+    def __init__(self, vocab_size: int, team: _C.ThreadPool | None = None, isa: str = "") -> None:
+        """Of the first `vocab_size` logits of a row; `team` shares the work.
+
+        `isa` forces "scalar", "avx2" or "avx512". Raises ValueError.
+        """
+        self._core = _C.Sampler(vocab_size, team, isa)
 
     def sample(
         self, logits: FloatArray, states: Sequence[SamplingState]

@@ -25,8 +25,8 @@ class TextDecoder(Protocol):
         ...
 
 
-# What is made for every token of every request is a Struct outside the garbage collector's sight: ten
-# times cheaper to make than a frozen dataclass, and no reason for a collection.
+# What is made for every token is a Struct outside the garbage collector's sight: cheaper to make
+# than a frozen dataclass, and no reason for a collection.
 class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """A sampled token with its log-probability under the model itself, before params change it.
 

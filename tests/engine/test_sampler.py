@@ -63,7 +63,7 @@ DRAWN = [
 @pytest.mark.parametrize("size", [1, 2, 127, 129, VOCAB])
 def test_candidates_equal_naive_ones(params: SamplingParams, size: int, isa: str) -> None:
     x = logits_of(size, size)
-    ids, weights = _C.Sampler(size, isa).candidates(x, state_of(params).core)
+    ids, weights = _C.Sampler(size, None, isa).candidates(x, state_of(params).core)
     wanted = chances(x, params)
     assert ids == wanted.nonzero()[0].tolist()
     np.testing.assert_allclose(np.divide(weights, sum(weights)), wanted[ids], rtol=1e-4, atol=1e-12)
@@ -72,7 +72,7 @@ def test_candidates_equal_naive_ones(params: SamplingParams, size: int, isa: str
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("params", DRAWN)
 def test_draws_equal_naive_ones_of_the_same_seed(params: SamplingParams, isa: str) -> None:
-    sampler, state = Sampler(VOCAB, isa), state_of(params, seed=11)
+    sampler, state = Sampler(VOCAB, isa=isa), state_of(params, seed=11)
     naive = NaiveState(params, seed=11)
     for step in range(8):
         x = logits_of(step)
@@ -119,7 +119,7 @@ def test_draws_follow_the_chances(params: SamplingParams) -> None:
 def test_greedy_takes_the_best_with_its_logprob(logprobs: int | None, size: int, isa: str) -> None:
     x = logits_of(2, size)
     params = SamplingParams(temperature=0.0, logprobs=logprobs)
-    token, wanted = sample(Sampler(size, isa), x, state_of(params)), log_softmax(x)
+    token, wanted = sample(Sampler(size, isa=isa), x, state_of(params)), log_softmax(x)
     assert token is not None
     assert token.token_id == int(x.argmax())
     assert token.logprob == pytest.approx(wanted.max(), abs=1e-5)
@@ -133,7 +133,7 @@ def test_greedy_takes_the_best_with_its_logprob(logprobs: int | None, size: int,
 def test_first_of_equal_logits_is_the_best(place: int, isa: str) -> None:
     x = np.zeros(1000, np.float32)
     x[place:] = 4.0
-    token = sample(Sampler(1000, isa), x, state_of(GREEDY))
+    token = sample(Sampler(1000, isa=isa), x, state_of(GREEDY))
     assert token is not None
     assert token.token_id == place
 
@@ -143,7 +143,7 @@ def test_logprobs_hold_where_logits_are_far_apart(isa: str) -> None:
     x = np.linspace(-300, 300, VOCAB, dtype=np.float32)
     x[:100] = -np.inf
     for row in (x, x[::-1].copy()):
-        token = sample(Sampler(VOCAB, isa), row, state_of(GREEDY))
+        token = sample(Sampler(VOCAB, isa=isa), row, state_of(GREEDY))
         assert token is not None
         assert token.logprob == pytest.approx(log_softmax(row).max(), abs=1e-5)
 
@@ -238,7 +238,7 @@ def test_logits_that_are_not_finite_give_no_token(
 ) -> None:
     x = logits_of(9)
     x[place] = value
-    assert sample(Sampler(VOCAB, isa), x, state_of(params)) is None
+    assert sample(Sampler(VOCAB, isa=isa), x, state_of(params)) is None
 
 
 def test_row_without_any_token_gives_none() -> None:
@@ -287,6 +287,19 @@ def draws(seed: int, others: int) -> list[int]:
 
 def test_seeded_draws_do_not_depend_on_neighbours() -> None:
     assert draws(5, others=0) == draws(5, others=7)
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 7])
+@pytest.mark.parametrize("size", [1, 8192, 8193, 49_152])
+def test_tokens_have_the_same_bits_with_any_number_of_threads(num_threads: int, size: int) -> None:
+    rows = np.stack([logits_of(20 + i, size) for i in range(5)])
+    kinds = [GREEDY, *DRAWN[:3], SamplingParams(top_k=9, repetition_penalty=1.2, logprobs=3)]
+    drawn = []
+    for team in (None, _C.ThreadPool(num_threads)):
+        states = [state_of(params, seed=i) for i, params in enumerate(kinds)]
+        sampler = Sampler(size, team)
+        drawn.append([sampler.sample(rows, states) for _ in range(3)])
+    assert drawn[0] == drawn[1]
 
 
 def test_other_seeds_draw_otherwise() -> None:

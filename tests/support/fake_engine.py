@@ -57,6 +57,7 @@ class FakeRunner:
         rope_theta=1e4,
     )
     kv_bytes_per_token = 4
+    team = None
 
     def __init__(self, logits_of: Callable[[Sequence[int]], NDArray[np.float32]] = logits_after):
         self.logits_of = logits_of

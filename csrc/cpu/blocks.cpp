@@ -11,11 +11,13 @@ namespace {
 
 constexpr int kHalf = kGroup / 2;
 
-float read_half(const uint8_t* bytes) {
+uint16_t read_bits(const uint8_t* bytes) {
   uint16_t bits;
   std::memcpy(&bits, bytes, sizeof bits);
-  return half_to_float(bits);
+  return bits;
 }
+
+float read_half(const uint8_t* bytes) { return half_to_float(read_bits(bytes)); }
 
 void set_scale(Group& out, float scale, float minimum) {
   out.scale[0] = out.scale[1] = scale;
@@ -58,7 +60,7 @@ void unpack_q8(const uint8_t* block, int, Group& out) {
 }
 
 // Q4_K and Q5_K begin with {half d, dmin; scales[12]}: eight 6-bit scales and minima of groups, packed.
-void unpack_k_scale(const uint8_t* block, int group, Group& out) {
+KScales q45_scales(const uint8_t* block, int group) {
   const uint8_t* packed = block + 4;
   int scale, minimum;
   if (group < 4) {
@@ -68,8 +70,21 @@ void unpack_k_scale(const uint8_t* block, int group, Group& out) {
     scale = (packed[group + 4] & 15) | (packed[group - 4] >> 6) << 4;
     minimum = (packed[group + 4] >> 4) | (packed[group] >> 6) << 4;
   }
-  set_scale(out, read_half(block) * static_cast<float>(scale),
-            -read_half(block + 2) * static_cast<float>(minimum));
+  const auto scale8 = static_cast<int8_t>(scale);
+  return {{scale8, scale8}, static_cast<uint8_t>(minimum), read_bits(block), read_bits(block + 2)};
+}
+
+// Q6_K ends with {int8 scales[16]; half d}, two scales a group.
+KScales q6_scales(const uint8_t* block, int group) {
+  const uint8_t* scales = block + 192 + 2 * group;
+  return {{static_cast<int8_t>(scales[0]), static_cast<int8_t>(scales[1])}, 0, read_bits(block + 208), 0};
+}
+
+void set_k_scales(const KScales& scales, Group& out) {
+  const float d = half_to_float(scales.d);
+  out.scale[0] = d * static_cast<float>(scales.scale[0]);
+  out.scale[1] = d * static_cast<float>(scales.scale[1]);
+  out.minimum = -half_to_float(scales.dmin) * static_cast<float>(scales.minimum);
 }
 
 // 32 bytes hold two groups: the even one in the low nibbles, the odd one in the high nibbles.
@@ -81,13 +96,13 @@ void unpack_k_nibbles(const uint8_t* nibbles, int group, uint8_t* codes) {
 
 // Q4_K {half d, dmin; scales[12]; nibbles[128]}
 void unpack_q4_k(const uint8_t* block, int group, Group& out) {
-  unpack_k_scale(block, group, out);
+  set_k_scales(q45_scales(block, group), out);
   unpack_k_nibbles(block + 16, group, out.codes);
 }
 
 // Q5_K {half d, dmin; scales[12]; bits[32]; nibbles[128]}: bit `group` of bits[i] is bit 4 of code i.
 void unpack_q5_k(const uint8_t* block, int group, Group& out) {
-  unpack_k_scale(block, group, out);
+  set_k_scales(q45_scales(block, group), out);
   unpack_k_nibbles(block + 48, group, out.codes);
   for (int i = 0; i < kGroup; i++) out.codes[i] |= ((block[16 + i] >> group) & 1) << 4;
 }
@@ -103,11 +118,7 @@ void unpack_q6_k(const uint8_t* block, int group, Group& out) {
   for (int i = 0; i < kGroup; i++) {
     out.codes[i] = ((low[i] >> low_shift) & 15) | ((high[i] >> high_shift) & 3) << 4;
   }
-  const uint8_t* scales = block + 192 + 2 * group;
-  const float d = read_half(block + 208);
-  out.scale[0] = d * static_cast<float>(static_cast<int8_t>(scales[0]));
-  out.scale[1] = d * static_cast<float>(static_cast<int8_t>(scales[1]));
-  out.minimum = 0.0f;
+  set_k_scales(q6_scales(block, group), out);
 }
 
 }  // namespace
@@ -127,6 +138,16 @@ int zero_code(DType dtype) {
     default:
       return 0;
   }
+}
+
+bool is_k_type(DType dtype) { return dtype == DType::q4_k || dtype == DType::q5_k || dtype == DType::q6_k; }
+
+KScales read_k_scales(DType dtype, const uint8_t* row, int64_t index) {
+  const TypeTraits type = traits(dtype);
+  const int64_t block_groups = type.block_values / kGroup;
+  const uint8_t* block = row + index / block_groups * type.block_bytes;
+  const auto group = static_cast<int>(index % block_groups);
+  return dtype == DType::q6_k ? q6_scales(block, group) : q45_scales(block, group);
 }
 
 GroupReader group_reader(DType dtype) {

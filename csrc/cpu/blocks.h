@@ -33,6 +33,20 @@ struct GroupReader {
   }
 };
 
+// The scales of a group of Q4_K, Q5_K or Q6_K as the file has them, with the fp16 bits of their factors:
+//   Q4_K, Q5_K  Group::scale is d * scale[0] for both halves, Group::minimum is -dmin * minimum
+//   Q6_K        Group::scale[i] is d * scale[i]; no minimum
+struct KScales {
+  int8_t scale[2];
+  uint8_t minimum;
+  uint16_t d, dmin;
+};
+
+bool is_k_type(DType dtype);
+
+// The scales of group `index` of the row that starts at `row`; `dtype` must be a K type.
+KScales read_k_scales(DType dtype, const uint8_t* row, int64_t index);
+
 // Throws std::invalid_argument for a type that is not quantised.
 GroupReader group_reader(DType dtype);
 

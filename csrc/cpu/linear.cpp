@@ -14,13 +14,16 @@ namespace {
 // to 2 MiB that server cores have.
 constexpr size_t kRowCacheBytes = size_t{768} << 10;
 constexpr int64_t kRowBlock = 24;  // a multiple of what the kernels take at once (12 or 8)
+// Rows and outputs that are multiplied before their two parts are added: 16 KiB of sums.
+constexpr int64_t kTwoPartRows = 64;
+constexpr int64_t kTwoPartOutputs = 2 * kTileOutputs;
 
 int64_t rows_per_pass(size_t row_bytes) {
   const auto fitting = static_cast<int64_t>(kRowCacheBytes / std::max<size_t>(row_bytes, 1));
   return std::max(kRowBlock, fitting / kRowBlock * kRowBlock);
 }
 
-ColumnKernel column_kernel(const LinearKernels& kernels, Format format) {
+ColumnsKernel columns_kernel(const LinearKernels& kernels, Format format) {
   switch (format) {
     case Format::u4:
       return kernels.u4;
@@ -30,10 +33,14 @@ ColumnKernel column_kernel(const LinearKernels& kernels, Format format) {
       return kernels.u5;
     case Format::u5_min:
       return kernels.u5_min;
-    case Format::u6:
-      return kernels.u6;
     case Format::u8:
       return kernels.u8;
+    case Format::u4_k:
+      return kernels.u4_k;
+    case Format::u5_k:
+      return kernels.u5_k;
+    case Format::u6_k:
+      return kernels.u6_k;
     default:
       return nullptr;
   }
@@ -44,70 +51,69 @@ FloatColumnKernel float_kernel(const LinearKernels& kernels, Format format) {
   return format == Format::bf16 ? kernels.bf16 : kernels.f32;
 }
 
-// Calls visit(first_row, num_rows, column) so that a pass's rows stay cached while this worker's columns go
-// by.
-template <typename Visit>
-void for_each_part(const Worker& worker, const PackedMatrix::Impl& weight, int64_t rows, size_t row_bytes,
-                   const Visit& visit) {
-  const int64_t columns = (weight.outputs + kTileOutputs - 1) / kTileOutputs;
-  const auto [begin, end] = worker.share(columns);
-  const int64_t pass = rows_per_pass(row_bytes);
-  for (int64_t row = 0; row < rows; row += pass) {
-    for (int64_t column = begin; column < end; column++) visit(row, std::min(pass, rows - row), column);
-  }
+// This worker's outputs, in whole columns.
+std::pair<int64_t, int64_t> outputs_of(const Worker& worker, const PackedMatrix::Impl& weight) {
+  return worker.share(weight.outputs, kTileOutputs);
 }
 
-int outputs_of(const PackedMatrix::Impl& weight, int64_t column) {
-  return static_cast<int>(std::min<int64_t>(kTileOutputs, weight.outputs - column * kTileOutputs));
+const uint8_t* tiles_of(const PackedMatrix::Impl& weight, int64_t output) {
+  return weight.columns.as<uint8_t>() + static_cast<size_t>(output / kTileOutputs) * weight.column_bytes;
 }
 
-const uint8_t* tiles_of(const PackedMatrix::Impl& weight, int64_t column) {
-  return weight.columns.as<uint8_t>() + static_cast<size_t>(column) * weight.column_bytes;
+const float* at_or_null(const float* values, int64_t index) {
+  return values != nullptr ? values + index : nullptr;
 }
 
-// A column with rows in two parts: the kernel sees twice the rows, and their products are added up.
-void multiply_two_parts(ColumnKernel kernel, Column column, const Rows& rows) {
-  constexpr int64_t kRows = kRowBlock / 2;
-  float parts[2 * kRows][kTileOutputs];
-  const float* bias = column.bias;
-  column.bias = nullptr;
-  for (int64_t first = 0; first < rows.count; first += kRows) {
-    const int64_t count = std::min(kRows, rows.count - first);
-    kernel(column, {rows.x + 2 * first * column.groups, 2 * count, parts[0], kTileOutputs});
+// Rows in two parts: the kernel sees twice the rows, and their products are added up.
+void multiply_two_parts(ColumnsKernel kernel, Columns columns, const Rows& rows) {
+  float parts[2 * kTwoPartRows][kTwoPartOutputs];
+  const float* bias = columns.bias;
+  columns.bias = nullptr;
+  for (int64_t first = 0; first < rows.count; first += kTwoPartRows) {
+    const int64_t count = std::min(kTwoPartRows, rows.count - first);
+    kernel(columns, {rows.x + 2 * first * columns.groups, 2 * count, parts[0], kTwoPartOutputs});
     for (int64_t r = 0; r < count; r++) {
       float* out = rows.out + (first + r) * rows.ldo;
-      for (int n = 0; n < column.outputs; n++) {
+      for (int64_t n = 0; n < columns.outputs; n++) {
         out[n] = parts[2 * r][n] + parts[2 * r + 1][n] + (bias != nullptr ? bias[n] : 0.0f);
       }
     }
   }
 }
 
-void linear_quantized(const Worker& worker, ColumnKernel kernel, const PackedMatrix::Impl& weight,
+// Rows in passes that stay cached while this worker's columns go by.
+void linear_quantized(const Worker& worker, ColumnsKernel kernel, const PackedMatrix::Impl& weight,
                       const Activations::Impl& x, int64_t rows, const float* bias, float* out, int64_t ldo) {
   const int64_t groups = num_groups(weight.inputs), row_groups = x.parts * groups;
-  const size_t row_bytes = static_cast<size_t>(row_groups) * sizeof(ActivationGroup);
-  const auto* activations = x.groups.as<ActivationGroup>();
-  const auto* units = weight.units.as<float>();
-  for_each_part(worker, weight, rows, row_bytes, [&](int64_t row, int64_t count, int64_t column) {
-    const int64_t n = column * kTileOutputs;
-    const Column with{tiles_of(weight, column), groups, units + n, bias != nullptr ? bias + n : nullptr,
-                      outputs_of(weight, column)};
-    const Rows of{activations + row * row_groups, count, out + row * ldo + n, ldo};
-    if (x.parts == 2) return multiply_two_parts(kernel, with, of);
-    kernel(with, of);
-  });
+  const int64_t pass = rows_per_pass(static_cast<size_t>(row_groups) * sizeof(ActivationGroup));
+  const auto [begin, end] = outputs_of(worker, weight);
+  const int64_t step = x.parts == 2 ? kTwoPartOutputs : end - begin;
+  for (int64_t row = 0; row < rows; row += pass) {
+    for (int64_t n = begin; n < end; n += step) {
+      const Columns columns{tiles_of(weight, n), groups, weight.units.as<float>() + n, at_or_null(bias, n),
+                            std::min(step, end - n)};
+      const Rows block{x.groups.as<ActivationGroup>() + row * row_groups, std::min(pass, rows - row),
+                       out + row * ldo + n, ldo};
+      if (x.parts == 2) {
+        multiply_two_parts(kernel, columns, block);
+      } else {
+        kernel(columns, block);
+      }
+    }
+  }
 }
 
 void linear_float(const Worker& worker, FloatColumnKernel kernel, const PackedMatrix::Impl& weight,
                   const Activations::Impl& x, int64_t rows, const float* bias, float* out, int64_t ldo) {
-  const size_t row_bytes = static_cast<size_t>(weight.inputs) * sizeof(float);
-  for_each_part(worker, weight, rows, row_bytes, [&](int64_t row, int64_t count, int64_t column) {
-    const int64_t n = column * kTileOutputs;
-    kernel({tiles_of(weight, column), weight.inputs, bias != nullptr ? bias + n : nullptr,
-            outputs_of(weight, column)},
-           {x.x + row * x.ldx, x.ldx, count, out + row * ldo + n, ldo});
-  });
+  const int64_t pass = rows_per_pass(static_cast<size_t>(weight.inputs) * sizeof(float));
+  const auto [begin, end] = outputs_of(worker, weight);
+  for (int64_t row = 0; row < rows; row += pass) {
+    for (int64_t n = begin; n < end; n += kTileOutputs) {
+      const auto outputs = static_cast<int>(std::min<int64_t>(kTileOutputs, end - n));
+      kernel({tiles_of(weight, n), weight.inputs, at_or_null(bias, n), outputs},
+             {x.x + row * x.ldx, x.ldx, std::min(pass, rows - row), out + row * ldo + n, ldo});
+    }
+  }
 }
 
 }  // namespace
@@ -128,7 +134,7 @@ void linear(const Worker& worker, Isa isa, const PackedMatrix& weight, const Act
   PICERT_CHECK(x.impl->cols == matrix.inputs, "activations have ", x.impl->cols, " columns, the matrix has ",
                matrix.inputs, " inputs: they must agree");
   const LinearKernels& kernels = linear_kernels(isa);
-  if (const ColumnKernel kernel = column_kernel(kernels, matrix.format)) {
+  if (const ColumnsKernel kernel = columns_kernel(kernels, matrix.format)) {
     linear_quantized(worker, kernel, matrix, *x.impl, rows, bias, out, ldo);
   } else {
     linear_float(worker, float_kernel(kernels, matrix.format), matrix, *x.impl, rows, bias, out, ldo);

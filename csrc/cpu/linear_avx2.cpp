@@ -2,16 +2,13 @@
 // outputs.
 //
 // NOTE: only intrinsics and plain data in here, for the reason given in linear_avx512.cpp.
-#include <immintrin.h>
-
 #include "cpu/linear_kernels.h"
+#include "cpu/tiles_avx2.h"
 
 namespace picert::cpu {
 namespace {
 
-constexpr int kHalfOutputs = 8;
-constexpr int kHalfBytes = 32;
-constexpr int kPrefetchTiles = 4;
+constexpr int64_t kPrefetchBytes = 6 << 10;  // ahead of the tile in work; see linear_avx512.cpp
 
 // `vpmaddubsw` adds products in pairs to 16 bits: so many operands' pairs fit (|activation| <= 127) before
 // they must be widened to 32 bits. 4-bit codes: 8 * 2 * 15 * 127 = 30,480; 5: 4 * 2 * 31 * 127; 6: 2 * 2 * 63
@@ -19,55 +16,13 @@ constexpr int kPrefetchTiles = 4;
 template <typename Tile>
 constexpr int kOperandsIn16Bits = 4;
 template <>
-constexpr int kOperandsIn16Bits<TileU6> = 2;
+constexpr int kOperandsIn16Bits<BlockU6K> = 2;
 
 template <typename Tile>
-inline void prefetch(const Tile& tile) {
-  const char* bytes = reinterpret_cast<const char*>(&tile);
-  for (size_t at = 0; at < sizeof(Tile); at += 64) _mm_prefetch(bytes + at, _MM_HINT_T0);
-}
-
-inline __m256i load_half(const uint8_t* operand, int half) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(operand + half * kHalfBytes));
-}
-
-inline __m256 halves(const Half* values, int half) {
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + half * kHalfOutputs)));
-}
-
-inline __m256i low_nibbles(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
-inline __m256i high_nibbles(__m256i bytes) { return low_nibbles(_mm256_srli_epi16(bytes, 4)); }
-
-inline __m256i nibble_operand(const Nibbles& nibbles, int i, int half) {
-  const __m256i packed = load_half(nibbles.packed[i % 4], half);
-  return i < 4 ? low_nibbles(packed) : high_nibbles(packed);
-}
-
-// Shift 16-bit lanes right by `count`, or left where it is negative.
-inline __m256i shift(__m256i value, int count) {
-  return count >= 0 ? _mm256_srli_epi16(value, count) : _mm256_slli_epi16(value, -count);
-}
-
-inline __m256i or_and(__m256i value, __m256i bits, __m256i mask) {
-  return _mm256_or_si256(value, _mm256_and_si256(bits, mask));
-}
-
-inline __m256i operand_of(const TileU4& tile, int i, int half) {
-  return nibble_operand(tile.nibbles, i, half);
-}
-inline __m256i operand_of(const TileU4Min& tile, int i, int half) {
-  return nibble_operand(tile.nibbles, i, half);
-}
-
-template <typename Tile>  // TileU5, TileU5Min
-inline __m256i operand_of(const Tile& tile, int i, int half) {
-  const __m256i fifth = shift(load_half(tile.fifth, half), i - 4);
-  return or_and(nibble_operand(tile.nibbles, i, half), fifth, _mm256_set1_epi8(16));
-}
-
-inline __m256i operand_of(const TileU6& tile, int i, int half) {
-  const __m256i upper = shift(load_half(tile.upper[i / 4], half), i % 4 * 2 - 4);
-  return or_and(nibble_operand(tile.nibbles, i, half), upper, _mm256_set1_epi8(48));
+inline void prefetch(const void* tiles, int64_t g) {
+  constexpr int64_t kTileBytes = sizeof(Tile) / Tile::kTiles;
+  const char* ahead = static_cast<const char*>(tiles) + g * kTileBytes + kPrefetchBytes;
+  for (int64_t at = 0; at < kTileBytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
 }
 
 inline __m256i quad(const ActivationGroup& x, int operand) {
@@ -80,8 +35,8 @@ inline __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set
 
 // acc[r] += the dot product of operands [first, last) with row r.
 template <int R, typename Tile>
-inline void dot(const Tile& tile, int half, const ActivationGroup* x, int64_t groups, int first, int last,
-                __m256i* acc) {
+inline void dot(const Tile& tile, int t, int half, const ActivationGroup* x, int64_t groups, int first,
+                int last, __m256i* acc) {
   constexpr int kStep = kOperandsIn16Bits<Tile>;
 #pragma GCC unroll 8
   for (int from = first; from < last; from += kStep) {
@@ -89,7 +44,7 @@ inline void dot(const Tile& tile, int half, const ActivationGroup* x, int64_t gr
     for (int r = 0; r < R; r++) pairs[r] = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (int i = from; i < from + kStep; i++) {
-      const __m256i operand = operand_of(tile, i, half);
+      const __m256i operand = operand_of(tile, t, i, half);
       for (int r = 0; r < R; r++) {
         pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(operand, quad(x[r * groups], i)));
       }
@@ -100,7 +55,7 @@ inline void dot(const Tile& tile, int half, const ActivationGroup* x, int64_t gr
 
 // 8-bit codes would overflow the pairs: their nibbles are multiplied apart, eight operands of 4 bits fit.
 template <int R>
-inline void dot(const TileU8& tile, int half, const ActivationGroup* x, int64_t groups, int, int,
+inline void dot(const TileU8& tile, int, int half, const ActivationGroup* x, int64_t groups, int, int,
                 __m256i* acc) {
   __m256i low[R], high[R];
   for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
@@ -120,64 +75,35 @@ inline void dot(const TileU8& tile, int half, const ActivationGroup* x, int64_t 
   }
 }
 
-// zero * -total, from where a symmetric type's integer sum starts.
-template <int kZero>
-inline __m256i start(int32_t minus_total) {
-  return _mm256_set1_epi32(minus_total * kZero);
+template <typename Tile>
+inline __m256i start(const ActivationGroup& x, int part) {
+  if constexpr (Tile::kZero == 0)
+    return _mm256_set1_epi32(kStart);
+  else
+    return _mm256_set1_epi32(x.start[Tile::kStartAt + part]);
 }
 
-// sum[r] += one tile's part of row r, for types with a zero.
+// sum[r] += a half of tile t's part of row r.
 template <int R, typename Tile>
-inline void add_tile(const Tile& tile, int half, const ActivationGroup* x, int64_t groups, __m256* sum) {
-  __m256i acc[R];
-  for (int r = 0; r < R; r++) acc[r] = start<Tile::kZero>(x[r * groups].minus_total);
-  dot<R>(tile, half, x, groups, 0, kOperands, acc);
-  const __m256 scale = halves(tile.scale, half);
-  for (int r = 0; r < R; r++) {
-    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(x[r * groups].scale));
-    sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), both, sum[r]);
+inline void add_tile(const Tile& tile, int t, int half, const ActivationGroup* x, int64_t groups,
+                     __m256* sum) {
+  constexpr int kPartOperands = kOperands / Tile::kParts;
+  for (int part = 0; part < Tile::kParts; part++) {
+    __m256i acc[R];
+    for (int r = 0; r < R; r++) acc[r] = start<Tile>(x[r * groups], part);
+    dot<R>(tile, t, half, x, groups, part * kPartOperands, (part + 1) * kPartOperands, acc);
+    const __m256 scale = scale_of(tile, t, part, half);
+    const __m256 start_value = _mm256_mul_ps(scale, _mm256_set1_ps(kStartValue));
+    for (int r = 0; r < R; r++) {
+      const __m256 product = _mm256_fmsub_ps(scale, _mm256_castsi256_ps(acc[r]), start_value);
+      sum[r] = _mm256_fmadd_ps(product, _mm256_set1_ps(x[r * groups].scale), sum[r]);
+    }
   }
-}
-
-template <int R, typename Tile>
-inline void add_tile_with_minimum(const Tile& tile, int half, const ActivationGroup* x, int64_t groups,
-                                  __m256* sum) {
-  __m256i acc[R];
-  for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_si256();
-  dot<R>(tile, half, x, groups, 0, kOperands, acc);
-  const __m256 scale = halves(tile.scale, half), minimum = halves(tile.minimum, half);
-  for (int r = 0; r < R; r++) {
-    const ActivationGroup& group = x[r * groups];
-    const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(group.scale));
-    sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), both, sum[r]);
-    sum[r] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(group.sum), sum[r]);
-  }
-}
-
-template <int R>
-inline void add_tile(const TileU4Min& tile, int half, const ActivationGroup* x, int64_t groups, __m256* sum) {
-  add_tile_with_minimum<R>(tile, half, x, groups, sum);
-}
-
-template <int R>
-inline void add_tile(const TileU5Min& tile, int half, const ActivationGroup* x, int64_t groups, __m256* sum) {
-  add_tile_with_minimum<R>(tile, half, x, groups, sum);
-}
-
-template <int R>
-inline void add_tile(const TileU6& tile, int half, const ActivationGroup* x, int64_t groups, __m256* sum) {
-  __m256i acc[R];
-  __m256 scaled[R];
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_low);
-  dot<R>(tile, half, x, groups, 0, 4, acc);
-  const __m256 low = halves(tile.scale[0], half);
-  for (int r = 0; r < R; r++) scaled[r] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), low);
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_high);
-  dot<R>(tile, half, x, groups, 4, 8, acc);
-  const __m256 high = halves(tile.scale[1], half);
-  for (int r = 0; r < R; r++) {
-    scaled[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r]), high, scaled[r]);
-    sum[r] = _mm256_fmadd_ps(scaled[r], _mm256_set1_ps(x[r * groups].scale), sum[r]);
+  if constexpr (Tile::kZero == 0) {
+    const __m256 minimum = minimum_of(tile, t, half);
+    for (int r = 0; r < R; r++) {
+      sum[r] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[r * groups].sum), sum[r]);
+    }
   }
 }
 
@@ -194,39 +120,52 @@ inline void store(__m256 sums, const float* bias, int half, int outputs, float* 
   for (int n = first; n < outputs; n++) out[n] = values[n - first] + (bias != nullptr ? bias[n] : 0.0f);
 }
 
-// R rows with one column: a tile is unpacked once for all of them.
+// R rows with one column, the first of `columns`: a tile is unpacked once for all of them.
 template <int R, typename Tile>
-void multiply_rows(const Column& column, const ActivationGroup* x, float* out, int64_t ldo) {
-  const auto* tiles = static_cast<const Tile*>(column.tiles);
+void multiply_rows(const Columns& columns, const ActivationGroup* x, float* out, int64_t ldo) {
+  const auto* tiles = static_cast<const Tile*>(columns.tiles);
+  const int outputs = columns.outputs < kTileOutputs ? static_cast<int>(columns.outputs) : kTileOutputs;
   __m256 sum[2][R];
   for (int r = 0; r < R; r++) sum[0][r] = sum[1][r] = _mm256_setzero_ps();
-  for (int64_t g = 0; g < column.groups; g++) {
-    prefetch(tiles[g + kPrefetchTiles]);
-    add_tile<R>(tiles[g], 0, x + g, column.groups, sum[0]);
-    add_tile<R>(tiles[g], 1, x + g, column.groups, sum[1]);
+  for (int64_t g = 0; g < columns.groups; g++) {
+    prefetch<Tile>(tiles, g);
+    const Tile& tile = tiles[g / Tile::kTiles];
+    const auto t = static_cast<int>(g % Tile::kTiles);
+    for (int half = 0; half < 2; half++) add_tile<R>(tile, t, half, x + g, columns.groups, sum[half]);
   }
   for (int half = 0; half < 2; half++) {
-    const __m256 unit = _mm256_loadu_ps(column.unit + half * kHalfOutputs);
+    const __m256 unit = _mm256_loadu_ps(columns.unit + half * kHalfOutputs);
     for (int r = 0; r < R; r++) {
-      store(_mm256_mul_ps(sum[half][r], unit), column.bias, half, column.outputs, out + r * ldo);
+      store(_mm256_mul_ps(sum[half][r], unit), columns.bias, half, outputs, out + r * ldo);
     }
   }
 }
 
 template <typename Tile>
-void multiply(const Column& column, const Rows& rows) {
+void multiply_column(const Columns& columns, const Rows& rows) {
   const ActivationGroup* x = rows.x;
   float* out = rows.out;
   int64_t left = rows.count;
   const auto block = [&](auto kernel, int count) {
-    kernel(column, x, out, rows.ldo);
-    x += count * column.groups;
+    kernel(columns, x, out, rows.ldo);
+    x += count * columns.groups;
     out += count * rows.ldo;
     left -= count;
   };
   while (left >= 4) block(multiply_rows<4, Tile>, 4);
   if (left >= 2) block(multiply_rows<2, Tile>, 2);
   if (left >= 1) block(multiply_rows<1, Tile>, 1);
+}
+
+template <typename Tile>
+void multiply(const Columns& columns, const Rows& rows) {
+  const int64_t column_tiles = columns.groups / Tile::kTiles;
+  for (int64_t n = 0; n < columns.outputs; n += kTileOutputs) {
+    const float* bias = columns.bias != nullptr ? columns.bias + n : nullptr;
+    multiply_column<Tile>({static_cast<const Tile*>(columns.tiles) + n / kTileOutputs * column_tiles,
+                           columns.groups, columns.unit + n, bias, columns.outputs - n},
+                          {rows.x, rows.count, rows.out + n, rows.ldo});
+  }
 }
 
 struct Bf16 {
@@ -311,11 +250,7 @@ void quantize_group(const float* x, ActivationGroup& out) {
   const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(qa, qb), _mm256_packs_epi32(qc, qd));
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.codes), _mm256_permutevar8x32_epi32(mixed, order));
-  out.minus_low = -reduce_add(_mm256_add_epi32(qa, qb));
-  out.minus_high = -reduce_add(_mm256_add_epi32(qc, qd));
-  out.minus_total = out.minus_low + out.minus_high;
-  out.scale = largest > kSmallestActivation ? largest * (1.0f / 127.0f) : 0.0f;
-  out.sum = -out.scale * static_cast<float>(out.minus_total);
+  set_sums(largest, reduce_add(_mm256_add_epi32(qa, qb)), reduce_add(_mm256_add_epi32(qc, qd)), out);
 }
 
 void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {
@@ -331,9 +266,9 @@ void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {
 
 const LinearKernels& linear_kernels_avx2() {
   static constexpr LinearKernels kernels = {
-      multiply<TileU4>,       multiply<TileU4Min>, multiply<TileU5>,      multiply<TileU5Min>,
-      multiply<TileU6>,       multiply<TileU8>,    multiply_floats<Half>, multiply_floats<Bf16>,
-      multiply_floats<float>, quantize_row};
+      multiply<TileU4>,      multiply<TileU4Min>,   multiply<TileU5>,       multiply<TileU5Min>,
+      multiply<TileU8>,      multiply<BlockU4K>,    multiply<BlockU5K>,     multiply<BlockU6K>,
+      multiply_floats<Half>, multiply_floats<Bf16>, multiply_floats<float>, quantize_row};
   return kernels;
 }
 

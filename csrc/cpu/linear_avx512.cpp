@@ -4,182 +4,239 @@
 // of the standard library instantiated here could be the copy that the linker keeps for machines without
 // AVX-512.
 
-// GCC 12 takes the "undefined" operand inside its own intrinsics for an uninitialised variable (GCC bug
-// 105593).
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-
 #include "cpu/linear_kernels.h"
+#include "cpu/tiles_avx512.h"
 
 namespace picert::cpu {
 namespace {
 
-// Tiles ahead of the one in work that are asked for: about 1.3 KiB, which covers the latency of memory for
-// one row.
-constexpr int kPrefetchTiles = 4;
+// Bytes ahead of the tile in work that are asked for: more than a block of a K type, whose tiles lie in
+// pieces. With one row, 6 KiB read memory 20 to 30 % faster than 1.25 KiB; more gained nothing.
+constexpr int64_t kPrefetchBytes = 6 << 10;
 
-// Rows that share one unpacking of a tile: an integer and a float sum each, in 32 registers. TileU6 has a
-// second float.
+// Rows that share one reading of a tile: an integer and a float sum each, in 32 registers.
+constexpr int kBlockRows = 12;
+
+// More rows share a panel: tiles that are unpacked into the L1 cache (5 KiB), with the rows' sums (8 KiB)
+// beside them.
+constexpr int kPanelTiles = 8;
+constexpr int64_t kPanelRows = 128;
+
+// A tile in its format: operands are unpacked as they are asked for.
 template <typename Tile>
-constexpr int kWideRows = 12;
-template <>
-constexpr int kWideRows<TileU6> = 8;
+struct PackedTile {
+  const Tile& block;
+  int t;
+  __m512i operand(int i) const { return operand_of(block, t, i); }
+  __m512 scale(int part) const { return scale_of(block, t, part); }
+  __m512 minimum() const { return minimum_of(block, t); }
+};
+
+// A tile that is unpacked once for many rows.
+template <typename Tile>
+struct alignas(64) UnpackedTile {
+  uint8_t codes[kOperands][kOperandBytes];
+  float scales[Tile::kParts][kTileOutputs];
+  float minima[kTileOutputs];
+  __m512i operand(int i) const { return _mm512_load_si512(codes[i]); }
+  __m512 scale(int part) const { return _mm512_load_ps(scales[part]); }
+  __m512 minimum() const { return _mm512_load_ps(minima); }
+};
+
+// Tile g of a column.
+template <typename Tile>
+inline PackedTile<Tile> tile_at(const Tile* column, int64_t g) {
+  return {column[g / Tile::kTiles], static_cast<int>(g % Tile::kTiles)};
+}
 
 template <typename Tile>
-inline void prefetch(const Tile& tile) {
-  const char* bytes = reinterpret_cast<const char*>(&tile);
-  for (size_t at = 0; at < sizeof(Tile); at += 64) _mm_prefetch(bytes + at, _MM_HINT_T0);
+inline void prefetch(const Tile* column, int64_t g) {
+  constexpr int64_t kTileBytes = sizeof(Tile) / Tile::kTiles;
+  const char* ahead = reinterpret_cast<const char*>(column) + g * kTileBytes + kPrefetchBytes;
+#pragma GCC unroll 9
+  for (int64_t at = 0; at < kTileBytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
 }
 
-inline __m512 halves(const Half* values) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-}
-
-inline __m512i nibble_operand(const Nibbles& nibbles, int operand) {
-  const __m512i packed = _mm512_loadu_si512(nibbles.packed[operand % 4]);
-  return _mm512_and_si512(operand < 4 ? packed : _mm512_srli_epi16(packed, 4), _mm512_set1_epi8(15));
-}
-
-// value | (bits & mask): one instruction.
-inline __m512i or_and(__m512i value, __m512i bits, __m512i mask) {
-  return _mm512_ternarylogic_epi32(value, bits, mask, 0xF8);
-}
-
-// Shift 16-bit lanes right by `count`, or left where it is negative.
-inline __m512i shift(__m512i value, int count) {
-  if (count >= 0) return _mm512_srli_epi16(value, static_cast<unsigned>(count));
-  return _mm512_slli_epi16(value, static_cast<unsigned>(-count));
-}
-
-inline __m512i operand_of(const TileU4& tile, int i) { return nibble_operand(tile.nibbles, i); }
-inline __m512i operand_of(const TileU4Min& tile, int i) { return nibble_operand(tile.nibbles, i); }
-inline __m512i operand_of(const TileU8& tile, int i) { return _mm512_loadu_si512(tile.codes[i]); }
-
-template <typename Tile>  // TileU5, TileU5Min
-inline __m512i operand_of(const Tile& tile, int i) {
-  const __m512i fifth = shift(_mm512_loadu_si512(tile.fifth), i - 4);
-  return or_and(nibble_operand(tile.nibbles, i), fifth, _mm512_set1_epi8(16));
-}
-
-inline __m512i operand_of(const TileU6& tile, int i) {
-  const __m512i upper = shift(_mm512_loadu_si512(tile.upper[i / 4]), i % 4 * 2 - 4);
-  return or_and(nibble_operand(tile.nibbles, i), upper, _mm512_set1_epi8(48));
-}
-
-inline __m512i quad(const ActivationGroup& x, int operand) {
-  int32_t four;
-  __builtin_memcpy(&four, x.codes + 4 * operand, sizeof four);
-  return _mm512_set1_epi32(four);
-}
-
-// acc[r] += the dot product of operands [first, last) with row r.
-template <int R, typename Tile>
-inline void dot(const Tile& tile, const ActivationGroup* x, int64_t groups, int first, int last,
-                __m512i* acc) {
+template <typename Tile>
+inline void unpack(const PackedTile<Tile>& from, UnpackedTile<Tile>& to) {
 #pragma GCC unroll 8
-  for (int i = first; i < last; i++) {
-    const __m512i operand = operand_of(tile, i);
+  for (int i = 0; i < kOperands; i++) _mm512_store_si512(to.codes[i], from.operand(i));
+#pragma GCC unroll 2
+  for (int part = 0; part < Tile::kParts; part++) _mm512_store_ps(to.scales[part], from.scale(part));
+  if constexpr (Tile::kZero == 0) _mm512_store_ps(to.minima, from.minimum());
+}
+
+typedef int32_t __attribute__((may_alias)) Quad;  // four codes
+
+// acc + the dot product of an operand with codes 4 * i .. 4 * i + 3 of a group, for all outputs.
+// NOTE: as assembly, since GCC does not fold the broadcast into the instruction, and where two threads share
+// a core the instructions that it decodes bind.
+inline __m512i add_dot(__m512i acc, __m512i operand, const ActivationGroup& x, int i) {
+  const Quad* quad = reinterpret_cast<const Quad*>(x.codes) + i;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(operand), "m"(*quad));
+  return acc;
+}
+
+constexpr int32_t kNoZeroStart = kStart;
+
+template <typename Tile>
+inline const int32_t& start_of(const ActivationGroup& x, int part) {
+  if constexpr (Tile::kZero == 0) {
+    return kNoZeroStart;
+  } else {
+    return x.start[Tile::kStartAt + part];
+  }
+}
+
+// NOTE: volatile, so that every sum's start is loaded: the compiler would load one and copy it, and copies
+// between registers go through the ports that multiply.
+inline __m512i load_start(const int32_t& start) {
+  __m512i all;
+  asm volatile("vpbroadcastd %1, %0" : "=v"(all) : "m"(start));
+  return all;
+}
+
+// sum[r] += one tile's part of row r. Source: PackedTile or UnpackedTile.
+template <int R, typename Tile, typename Source>
+inline void add_tile(const Source& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
+  constexpr int kPartOperands = kOperands / Tile::kParts;
+#pragma GCC unroll 2
+  for (int part = 0; part < Tile::kParts; part++) {
+    __m512i acc[R];
 #pragma GCC unroll 12
-    for (int r = 0; r < R; r++) acc[r] = _mm512_dpbusd_epi32(acc[r], operand, quad(x[r * groups], i));
+    for (int r = 0; r < R; r++) acc[r] = load_start(start_of<Tile>(x[r * groups], part));
+#pragma GCC unroll 8
+    for (int i = part * kPartOperands; i < (part + 1) * kPartOperands; i++) {
+      const __m512i operand = tile.operand(i);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; r++) acc[r] = add_dot(acc[r], operand, x[r * groups], i);
+    }
+    const __m512 scale = tile.scale(part), offset = _mm512_mul_ps(scale, _mm512_set1_ps(kStartValue));
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) {
+      const __m512 product = _mm512_fmsub_ps(scale, _mm512_castsi512_ps(acc[r]), offset);
+      sum[r] = _mm512_fmadd_ps(product, _mm512_set1_ps(x[r * groups].scale), sum[r]);
+    }
+  }
+  if constexpr (Tile::kZero == 0) {
+    const __m512 minimum = tile.minimum();
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) {
+      sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x[r * groups].sum), sum[r]);
+    }
   }
 }
 
-// zero * -total, from where a symmetric type's integer sum starts.
-template <int kZero>
-inline __m512i start(int32_t minus_total) {
-  static_assert((kZero & (kZero - 1)) == 0, "a shift stands for the product");
-  return _mm512_slli_epi32(_mm512_set1_epi32(minus_total), __builtin_ctz(kZero));
-}
-
-// sum[r] += one tile's part of row r, for types with a zero.
-template <int R, typename Tile>
-inline void add_tile(const Tile& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
-  __m512i acc[R];
-  for (int r = 0; r < R; r++) acc[r] = start<Tile::kZero>(x[r * groups].minus_total);
-  dot<R>(tile, x, groups, 0, kOperands, acc);
-  const __m512 scale = halves(tile.scale);
-  for (int r = 0; r < R; r++) {
-    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x[r * groups].scale));
-    sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), both, sum[r]);
+// What becomes of a column's sums.
+struct Output {
+  __m512 unit, bias;
+  __mmask16 mask;
+  void store(__m512 sum, float* out) const {
+    _mm512_mask_storeu_ps(out, mask, _mm512_add_ps(_mm512_mul_ps(sum, unit), bias));
   }
+};
+
+// Of the column that begins with output n.
+inline Output output_of(const Columns& columns, int64_t n) {
+  const int64_t left = columns.outputs - n;
+  const auto mask = static_cast<__mmask16>(left < kTileOutputs ? (1u << left) - 1 : 0xffffu);
+  const __m512 unit = _mm512_loadu_ps(columns.unit + n);
+  if (columns.bias == nullptr) return {unit, _mm512_setzero_ps(), mask};
+  return {unit, _mm512_maskz_loadu_ps(mask, columns.bias + n), mask};
 }
 
-template <int R, typename Tile>
-inline void add_tile_with_minimum(const Tile& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
-  __m512i acc[R];
-  for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_si512();
-  dot<R>(tile, x, groups, 0, kOperands, acc);
-  const __m512 scale = halves(tile.scale), minimum = halves(tile.minimum);
-  for (int r = 0; r < R; r++) {
-    const ActivationGroup& group = x[r * groups];
-    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(group.scale));
-    sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), both, sum[r]);
-    sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(group.sum), sum[r]);
-  }
-}
-
+// Calls visit(first, block) with block.kRows rows from `first` on until all are done. 16 are 8 and 8, since
+// 4 alone would not keep the integer units busy.
 template <int R>
-inline void add_tile(const TileU4Min& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
-  add_tile_with_minimum<R>(tile, x, groups, sum);
+struct Block {
+  static constexpr int kRows = R;
+};
+template <typename Visit>
+inline void for_each_block(int64_t rows, const Visit& visit) {
+  int64_t first = 0;
+  const auto block = [&](auto size) {
+    visit(first, size);
+    first += size.kRows;
+  };
+  while (rows - first >= kBlockRows && rows - first != 16) block(Block<kBlockRows>());
+  while (rows - first >= 8) block(Block<8>());
+  if (rows - first >= 4) block(Block<4>());
+  if (rows - first >= 2) block(Block<2>());
+  if (rows - first >= 1) block(Block<1>());
 }
 
-template <int R>
-inline void add_tile(const TileU5Min& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
-  add_tile_with_minimum<R>(tile, x, groups, sum);
-}
-
-template <int R>
-inline void add_tile(const TileU6& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
-  __m512i acc[R];
-  __m512 scaled[R];
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_low);
-  dot<R>(tile, x, groups, 0, 4, acc);
-  const __m512 low = halves(tile.scale[0]);
-  for (int r = 0; r < R; r++) scaled[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r]), low);
-  for (int r = 0; r < R; r++) acc[r] = start<TileU6::kZero>(x[r * groups].minus_high);
-  dot<R>(tile, x, groups, 4, 8, acc);
-  const __m512 high = halves(tile.scale[1]);
-  for (int r = 0; r < R; r++) {
-    scaled[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r]), high, scaled[r]);
-    sum[r] = _mm512_fmadd_ps(scaled[r], _mm512_set1_ps(x[r * groups].scale), sum[r]);
-  }
-}
-
-// R rows with one column: a tile is unpacked once for all of them.
+// R rows with a column, straight from its tiles.
 template <int R, typename Tile>
-void multiply_rows(const Column& column, __mmask16 mask, const ActivationGroup* x, float* out, int64_t ldo) {
-  const auto* tiles = static_cast<const Tile*>(column.tiles);
+void multiply_rows(const Tile* column, int64_t groups, const ActivationGroup* x, const Output& output,
+                   float* out, int64_t ldo) {
   __m512 sum[R];
+#pragma GCC unroll 12
   for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
-  for (int64_t g = 0; g < column.groups; g++) {
-    prefetch(tiles[g + kPrefetchTiles]);
-    add_tile<R>(tiles[g], x + g, column.groups, sum);
+  for (int64_t g = 0; g < groups; g++) {
+    prefetch(column, g);
+    add_tile<R, Tile>(tile_at(column, g), x + g, groups, sum);
   }
-  const __m512 unit = _mm512_loadu_ps(column.unit);
-  const __m512 bias = column.bias != nullptr ? _mm512_maskz_loadu_ps(mask, column.bias) : _mm512_setzero_ps();
-  for (int r = 0; r < R; r++) {
-    _mm512_mask_storeu_ps(out + r * ldo, mask, _mm512_add_ps(_mm512_mul_ps(sum[r], unit), bias));
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++) output.store(sum[r], out + r * ldo);
+}
+
+// R rows with some unpacked tiles; their sums so far are in memory.
+template <int R, typename Tile>
+void add_tiles(const UnpackedTile<Tile>* tiles, int count, const ActivationGroup* x, int64_t groups,
+               __m512* sums) {
+  __m512 sum[R];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++) sum[r] = sums[r];
+  for (int t = 0; t < count; t++) add_tile<R, Tile>(tiles[t], x + t, groups, sum);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++) sums[r] = sum[r];
+}
+
+// Up to kPanelRows rows with a column: each tile is unpacked once for all.
+template <typename Tile>
+void multiply_panel(const Tile* column, int64_t groups, const Rows& rows, const Output& output, float* out) {
+  UnpackedTile<Tile> tiles[kPanelTiles];
+  __m512 sums[kPanelRows];
+  for (int64_t r = 0; r < rows.count; r++) sums[r] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < groups; g += kPanelTiles) {
+    const auto count = static_cast<int>(groups - g < kPanelTiles ? groups - g : kPanelTiles);
+    for (int t = 0; t < count; t++) {
+      prefetch(column, g + t);
+      unpack(tile_at(column, g + t), tiles[t]);
+    }
+    for_each_block(rows.count, [&](int64_t first, auto block) {
+      add_tiles<block.kRows>(tiles, count, rows.x + first * groups + g, groups, sums + first);
+    });
+  }
+  for (int64_t r = 0; r < rows.count; r++) output.store(sums[r], out + r * rows.ldo);
+}
+
+// Up to kPanelRows rows with all columns.
+template <typename Tile>
+void multiply_rows_or_panel(const Columns& columns, const Rows& rows) {
+  const int64_t groups = columns.groups;
+  const auto* column = static_cast<const Tile*>(columns.tiles);
+  for (int64_t n = 0; n < columns.outputs; n += kTileOutputs, column += groups / Tile::kTiles) {
+    const Output output = output_of(columns, n);
+    if (rows.count > kBlockRows) {
+      multiply_panel(column, groups, rows, output, rows.out + n);
+      continue;
+    }
+    for_each_block(rows.count, [&](int64_t first, auto block) {
+      multiply_rows<block.kRows>(column, groups, rows.x + first * groups, output,
+                                 rows.out + first * rows.ldo + n, rows.ldo);
+    });
   }
 }
 
 template <typename Tile>
-void multiply(const Column& column, const Rows& rows) {
-  const auto mask = static_cast<__mmask16>((1u << column.outputs) - 1);
-  const ActivationGroup* x = rows.x;
-  float* out = rows.out;
-  int64_t left = rows.count;
-  const auto block = [&](auto kernel, int count) {
-    kernel(column, mask, x, out, rows.ldo);
-    x += count * column.groups;
-    out += count * rows.ldo;
-    left -= count;
-  };
-  constexpr int kWide = kWideRows<Tile>;
-  while (left >= kWide) block(multiply_rows<kWide, Tile>, kWide);
-  if (left >= 8) block(multiply_rows<8, Tile>, 8);
-  if (left >= 4) block(multiply_rows<4, Tile>, 4);
-  if (left >= 2) block(multiply_rows<2, Tile>, 2);
-  if (left >= 1) block(multiply_rows<1, Tile>, 1);
+void multiply(const Columns& columns, const Rows& rows) {
+  for (int64_t first = 0; first < rows.count; first += kPanelRows) {
+    const int64_t left = rows.count - first;
+    multiply_rows_or_panel<Tile>(columns,
+                                 {rows.x + first * columns.groups, left < kPanelRows ? left : kPanelRows,
+                                  rows.out + first * rows.ldo, rows.ldo});
+  }
 }
 
 struct Bf16 {
@@ -244,11 +301,7 @@ inline void quantize_group(__m512 low, __m512 high, ActivationGroup& out) {
   const __m256i fours = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), codes);
   const __m128i pairs = _mm_hadd_epi32(_mm256_castsi256_si128(fours), _mm256_extracti128_si256(fours, 1));
   const __m128i sums = _mm_hadd_epi32(pairs, pairs);  // low, high
-  out.minus_low = -_mm_cvtsi128_si32(sums);
-  out.minus_high = -_mm_extract_epi32(sums, 1);
-  out.minus_total = out.minus_low + out.minus_high;
-  out.scale = largest > kSmallestActivation ? largest * (1.0f / 127.0f) : 0.0f;
-  out.sum = -out.scale * static_cast<float>(out.minus_total);
+  set_sums(largest, _mm_cvtsi128_si32(sums), _mm_extract_epi32(sums, 1), out);
 }
 
 void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {
@@ -266,9 +319,9 @@ void quantize_row(const float* x, int64_t cols, ActivationGroup* out) {
 
 const LinearKernels& linear_kernels_avx512() {
   static constexpr LinearKernels kernels = {
-      multiply<TileU4>,       multiply<TileU4Min>, multiply<TileU5>,      multiply<TileU5Min>,
-      multiply<TileU6>,       multiply<TileU8>,    multiply_floats<Half>, multiply_floats<Bf16>,
-      multiply_floats<float>, quantize_row};
+      multiply<TileU4>,      multiply<TileU4Min>,   multiply<TileU5>,       multiply<TileU5Min>,
+      multiply<TileU8>,      multiply<BlockU4K>,    multiply<BlockU5K>,     multiply<BlockU6K>,
+      multiply_floats<Half>, multiply_floats<Bf16>, multiply_floats<float>, quantize_row};
   return kernels;
 }
 

@@ -25,20 +25,23 @@ Format format_of(DType dtype) {
     case DType::q4_0:
       return Format::u4;
     case DType::q4_1:
-    case DType::q4_k:
       return Format::u4_min;
     case DType::q5_0:
       return Format::u5;
     case DType::q5_1:
-    case DType::q5_k:
       return Format::u5_min;
+    case DType::q4_k:
+      return Format::u4_k;
+    case DType::q5_k:
+      return Format::u5_k;
     case DType::q6_k:
-      return Format::u6;
+      return Format::u6_k;
     default:
       return Format::u8;
   }
 }
 
+// Bytes of 32 inputs of a column; a K type's block is eight of them.
 size_t tile_bytes(Format format) {
   switch (format) {
     case Format::u4:
@@ -49,10 +52,14 @@ size_t tile_bytes(Format format) {
       return sizeof(TileU5);
     case Format::u5_min:
       return sizeof(TileU5Min);
-    case Format::u6:
-      return sizeof(TileU6);
     case Format::u8:
       return sizeof(TileU8);
+    case Format::u4_k:
+      return sizeof(BlockU4K) / kBlockTiles;
+    case Format::u5_k:
+      return sizeof(BlockU5K) / kBlockTiles;
+    case Format::u6_k:
+      return sizeof(BlockU6K) / kBlockTiles;
     default:
       return 0;
   }
@@ -95,14 +102,13 @@ void put_codes(Tile& tile, int n, const uint8_t* codes) {
   put_fifth(tile.fifth, n, codes);
 }
 
-void put_codes(TileU6& tile, int n, const uint8_t* codes) {
-  put_nibbles(tile.nibbles, n, codes);
+void put_upper(uint8_t (*upper)[kOperandBytes], int n, const uint8_t* codes) {
   for (int plane = 0; plane < 2; plane++) {
     uint32_t bits = 0;
     for (int i = 0; i < 4; i++) {
       bits |= ((load_word(codes, 4 * plane + i) >> 4) & 0x03030303u) << (2 * i);
     }
-    store_word(tile.upper[plane], n, bits);
+    store_word(upper[plane], n, bits);
   }
 }
 
@@ -110,9 +116,36 @@ void put_codes(TileU8& tile, int n, const uint8_t* codes) {
   for (int i = 0; i < kOperands; i++) store_word(tile.codes[i], n, load_word(codes, i));
 }
 
-// The scales of one output's groups, kept until the largest is known.
+void put_codes(BlockU4K& block, int t, int n, const uint8_t* codes) {
+  put_nibbles(block.nibbles[t], n, codes);
+}
+
+void put_codes(BlockU5K& block, int t, int n, const uint8_t* codes) {
+  put_nibbles(block.nibbles[t], n, codes);
+  put_fifth(block.fifth[t], n, codes);
+}
+
+void put_codes(BlockU6K& block, int t, int n, const uint8_t* codes) {
+  put_nibbles(block.nibbles[t], n, codes);
+  put_upper(block.upper[t], n, codes);
+}
+
+template <typename Block>  // BlockU4K, BlockU5K
+void put_k_scales(Block& block, int t, int n, const KScales& scales) {
+  block.scale[t][n] = static_cast<uint8_t>(scales.scale[0]);
+  block.minimum[t][n] = scales.minimum;
+  block.d[n] = scales.d;
+  block.dmin[n] = scales.dmin;
+}
+
+void put_k_scales(BlockU6K& block, int t, int n, const KScales& scales) {
+  for (int half = 0; half < 2; half++) block.scale[t][half][n] = scales.scale[half];
+  block.d[n] = scales.d;
+}
+
+// The scale and minimum of one output's group, kept until the largest is known.
 struct Scales {
-  float scale[2];
+  float scale;
   float minimum;
 };
 
@@ -127,12 +160,12 @@ float unit_for(float largest) {
 
 template <typename Tile>
 void put_scales(Tile& tile, int n, const Scales& scales, float inverse) {
-  tile.scale[n] = float_to_half(scales.scale[0] * inverse);
+  tile.scale[n] = float_to_half(scales.scale * inverse);
 }
 
 template <typename Tile>
 void put_scales_with_minimum(Tile& tile, int n, const Scales& scales, float inverse) {
-  tile.scale[n] = float_to_half(scales.scale[0] * inverse);
+  tile.scale[n] = float_to_half(scales.scale * inverse);
   tile.minimum[n] = float_to_half(scales.minimum * inverse);
 }
 
@@ -144,12 +177,8 @@ void put_scales(TileU5Min& tile, int n, const Scales& scales, float inverse) {
   put_scales_with_minimum(tile, n, scales, inverse);
 }
 
-void put_scales(TileU6& tile, int n, const Scales& scales, float inverse) {
-  for (int half = 0; half < 2; half++) tile.scale[half][n] = float_to_half(scales.scale[half] * inverse);
-}
-
 float largest_of(const Scales& scales) {
-  return std::max({std::fabs(scales.scale[0]), std::fabs(scales.scale[1]), std::fabs(scales.minimum)});
+  return std::max(std::fabs(scales.scale), std::fabs(scales.minimum));
 }
 
 // One column of `outputs` rows from `rows` on into `tiles`, zeros elsewhere, and the outputs' units.
@@ -167,7 +196,7 @@ void pack_column(const TensorView& source, const uint8_t* rows, int outputs, Til
       read(rows + n * row_bytes, g, group);
       put_codes(tiles[g], n, group.codes);
       Scales& scales = scratch[static_cast<size_t>(g * kTileOutputs + n)];
-      scales = {{group.scale[0], group.scale[1]}, group.minimum};
+      scales = {group.scale[0], group.minimum};
       largest[n] = std::max(largest[n], largest_of(scales));
     }
   }
@@ -179,6 +208,28 @@ void pack_column(const TensorView& source, const uint8_t* rows, int outputs, Til
   }
 }
 
+// The same for K types, whose scales are kept as they are.
+template <typename Block>
+void pack_k_column(const TensorView& source, const uint8_t* rows, int outputs, Block* blocks, float* units) {
+  const GroupReader read = group_reader(source.dtype);
+  const int64_t groups = num_groups(source.cols), row_bytes = source.row_bytes();
+  if (outputs < kTileOutputs) {
+    std::memset(static_cast<void*>(blocks), 0, static_cast<size_t>(groups / kBlockTiles) * sizeof(Block));
+  }
+  for (int64_t g = 0; g < groups; g++) {
+    Block& block = blocks[g / kBlockTiles];
+    const auto t = static_cast<int>(g % kBlockTiles);
+    for (int n = 0; n < outputs; n++) {
+      const uint8_t* row = rows + n * row_bytes;
+      Group group;
+      read(row, g, group);
+      put_codes(block, t, n, group.codes);
+      put_k_scales(block, t, n, read_k_scales(source.dtype, row, g));
+    }
+  }
+  std::fill_n(units, kTileOutputs, 1.0f);
+}
+
 template <typename Tile>
 void pack_columns(const Worker& worker, const TensorView& source, PackedMatrix::Impl& into) {
   std::vector<Scales> scratch(static_cast<size_t>(num_groups(source.cols) * kTileOutputs));
@@ -187,8 +238,13 @@ void pack_columns(const Worker& worker, const TensorView& source, PackedMatrix::
     uint8_t* column =
         into.columns.as<uint8_t>() + static_cast<size_t>(first / kTileOutputs) * into.column_bytes;
     const auto outputs = static_cast<int>(std::min<int64_t>(kTileOutputs, end - first));
-    pack_column(source, source.data + first * source.row_bytes(), outputs, reinterpret_cast<Tile*>(column),
-                into.units.as<float>() + first, scratch);
+    const uint8_t* rows = source.data + first * source.row_bytes();
+    float* units = into.units.as<float>() + first;
+    if constexpr (Tile::kTiles == kBlockTiles) {
+      pack_k_column(source, rows, outputs, reinterpret_cast<Tile*>(column), units);
+    } else {
+      pack_column(source, rows, outputs, reinterpret_cast<Tile*>(column), units, scratch);
+    }
   }
 }
 
@@ -219,10 +275,14 @@ void pack_share(const Worker& worker, const TensorView& source, PackedMatrix::Im
       return pack_columns<TileU5>(worker, source, into);
     case Format::u5_min:
       return pack_columns<TileU5Min>(worker, source, into);
-    case Format::u6:
-      return pack_columns<TileU6>(worker, source, into);
     case Format::u8:
       return pack_columns<TileU8>(worker, source, into);
+    case Format::u4_k:
+      return pack_columns<BlockU4K>(worker, source, into);
+    case Format::u5_k:
+      return pack_columns<BlockU5K>(worker, source, into);
+    case Format::u6_k:
+      return pack_columns<BlockU6K>(worker, source, into);
     case Format::f32:
       return pack_float_columns<float>(worker, source, into);
     default:

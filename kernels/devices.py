@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 _WARP_THREADS = 32
 _REGISTER_UNIT = 256  # registers are given to a warp in multiples of this
 _SHARED_UNIT = 128  # bytes, likewise of shared memory to a program
@@ -67,6 +69,13 @@ ORIN = Device(  # Jetson AGX Orin, 64 GB, 60 W: 85 int8 TOPS dense in its GPU, h
     flops=5.3e12,
 )
 DEVICES = {device.name: device for device in (A100, H100, ORIN)}
+
+
+def num_sms(device: torch.device) -> int:
+    """Multiprocessors of the GPU at hand; 1 where kernels are interpreted."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def programs_per_sm(device: Device, *, num_warps: int, registers: int, shared_bytes: int) -> int:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from picert.kernels import rms_norm, silu_mul
+from picert.kernels import quant_linear, rms_norm, rope, silu_mul, store_kv
 from picert.kernels.launch import Kernel
 
-KERNELS: tuple[Kernel, ...] = (rms_norm.KERNEL, silu_mul.KERNEL)
+KERNELS: tuple[Kernel, ...] = (
+    rms_norm.KERNEL,
+    rope.KERNEL,
+    silu_mul.KERNEL,
+    store_kv.KERNEL,
+    quant_linear.SKINNY,
+    quant_linear.ADD_PARTS,
+    quant_linear.TILED,
+)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,29 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if not torch.cuda.is_available():
         pytest.fail("no CUDA device is visible: gpu tests need one")
     return torch.device("cuda")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreted_products_of_bf16() -> Iterator[None]:
+    """The interpreter keeps bf16 as its bits, and tl.dot would multiply those: widen them first."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    builder = interpreter.InterpreterBuilder
+    multiply = builder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return multiply(self, _widened(interpreter, a), _widened(interpreter, b), *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "create_dot", create_dot)
+        yield
+
+
+def _widened(interpreter: Any, operand: Any) -> Any:
+    """bf16 as fp32; anything else as it is."""
+    if str(operand.dtype.scalar) != "bf16":
+        return operand
+    wide = operand.data.astype(np.uint32) << 16
+    return interpreter.TensorHandle(wide.view(np.float32), interpreter.tl.float32)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_kernels import DTYPES, assert_near, far_rows, noise
-from hypothesis import given, settings
+from gpu_kernels import DTYPES, assert_near, drawn_inputs, far_rows, noise
+from hypothesis import given
 from hypothesis import strategies as st
 
 from picert.errors import ConfigError
@@ -21,10 +21,9 @@ shapes = given(
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32),
 )
-few = settings(max_examples=15, deadline=None)
 
 
-@few
+@drawn_inputs
 @shapes
 def test_norm_is_that_of_torch_ops(
     device: torch.device, num_rows: int, num_cols: int, dtype: torch.dtype, seed: int
@@ -35,7 +34,7 @@ def test_norm_is_that_of_torch_ops(
     assert_near(rms_norm(x, weight, EPS), wanted, dtype)
 
 
-@few
+@drawn_inputs
 @shapes
 def test_fused_norm_adds_first_and_gives_the_sum_too(
     device: torch.device, num_rows: int, num_cols: int, dtype: torch.dtype, seed: int

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpu_kernels import DTYPES, assert_near, far_rows, noise
-from hypothesis import given, settings
+from gpu_kernels import DTYPES, assert_near, drawn_inputs, far_rows, noise
+from hypothesis import given
 from hypothesis import strategies as st
 
 from picert.kernels.silu_mul import gelu_mul, silu_mul
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-@settings(max_examples=20, deadline=None)
+@drawn_inputs
 @given(
     num_rows=st.integers(0, 5),
     num_cols=st.integers(1, 3000),

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import Phase, settings
 from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is installed on Linux only")
@@ -27,6 +28,11 @@ DTYPES = (torch.float16, torch.bfloat16)
 # rounding it: 2^-7.
 TOLERANCE = {torch.float16: (1e-3, 1e-3), torch.bfloat16: (8e-3, 8e-3)}
 
+# Interpreted kernels are slow, so a failing example is shown as it was drawn.
+drawn_inputs = settings(
+    max_examples=12, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate)
+)
+
 _COMPILE_TIMEOUT_S = 400
 
 
@@ -36,10 +42,15 @@ def noise(*shape: int, seed: int, dtype: torch.dtype, device: torch.device) -> T
     return torch.randn(shape, generator=generator).to(dtype).to(device)
 
 
-def assert_near(actual: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
-    """`actual` of that dtype is what float64 gave, within TOLERANCE; an unwritten NaN is not."""
+def assert_near(
+    actual: Tensor, wanted: Tensor, dtype: torch.dtype, *, roundings: float = 1
+) -> None:
+    """`actual` of that dtype is what float64 gave, within TOLERANCE; an unwritten NaN is not.
+
+    `roundings` is how many to the dtype the kernel makes on the way to a result of size 1.
+    """
     assert actual.dtype == dtype
-    relative, absolute = TOLERANCE[dtype]
+    relative, absolute = (roundings * part for part in TOLERANCE[dtype])
     torch.testing.assert_close(
         actual.to("cpu", torch.float64), wanted.to("cpu"), rtol=relative, atol=absolute
     )

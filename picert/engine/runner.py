@@ -115,6 +115,11 @@ class NativeRunner:
         """The decoder's threads."""
         return self._decoder.team
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of all weights as the decoder holds them, the file's embedding table among them."""
+        return self._decoder.weight_bytes
+
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory."""
         self._decoder.allocate_kv(num_blocks, block_size)

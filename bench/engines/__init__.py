@@ -1,0 +1,1 @@
+"""Engines under measurement: each in a process of its own, driven line by line over a pipe."""

@@ -1,0 +1,122 @@
+"""picert itself, through `Engine.step`: scheduling, decoder, sampling and text are all timed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import picert
+from engines.protocol import Settings
+from engines.serving import DecodingOperations, Operation, serve
+from engines.work import decoder_work
+from picert.config import EngineConfig
+from picert.engine.batch import StepBatch
+from picert.engine.engine import Engine
+from picert.engine.runner import Runner, load_runner
+from picert.messages import SamplingParams
+from picert.models.tokenizer import load_tokenizer
+from picert.models.weights import load_checkpoint
+
+
+class TimedRunner:
+    """A runner that adds up the seconds of its runs; what is left of a step is Python."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.identity = runner.identity
+        self.config = runner.config
+        self.kv_bytes_per_token = runner.kv_bytes_per_token
+        self.allocate_kv = runner.allocate_kv
+        self.close = runner.close
+        self.run_s = 0.0
+
+    def run(self, batch: StepBatch) -> NDArray[np.float32]:
+        """As the runner's own."""
+        start = time.perf_counter()
+        logits = self._runner.run(batch)
+        self.run_s += time.perf_counter() - start
+        return logits
+
+
+class PicertEngine:
+    """One Engine and the requests of the open set."""
+
+    def __init__(self, settings: Settings) -> None:
+        checkpoint = load_checkpoint(Path(settings.model))
+        config = EngineConfig(
+            model=settings.model,
+            threads=settings.threads,
+            max_num_seqs=settings.max_num_seqs,
+            max_model_len=settings.max_len,
+            # Twice what the sequences need: the blocks of the set before are still in the cache.
+            kv_tokens=2 * settings.max_num_seqs * (settings.max_len + 16),
+        )
+        runner = load_runner(config, checkpoint)
+        self._runner = TimedRunner(runner)
+        tokenizer = load_tokenizer(checkpoint.tokenizer_source, None)
+        self._engine = Engine(config, self._runner, tokenizer)
+        self._work = decoder_work(checkpoint, runner)
+        self._ids = itertools.count()
+        self._order: list[str] = []
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, the engine's settings, and what a token costs."""
+        config = self._engine.config
+        return {
+            "version": picert.__version__,
+            "runner": config.runner,
+            "block_size": config.block_size,
+            "max_num_batched_tokens": config.max_num_batched_tokens,
+            "vocab_size": self._engine.tokenizer.vocab_size,
+            "work": self._work,
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a raw text."""
+        return self._engine.tokenizer.encode_prompt(text)
+
+    def open(self, prompts: list[list[int]]) -> list[int]:
+        """Queue all prompts and step until each has its first token."""
+        self._order = [f"bench-{next(self._ids)}" for _ in prompts]
+        for request_id, prompt in zip(self._order, prompts, strict=True):
+            room = self._engine.max_model_len - len(prompt)
+            params = SamplingParams(temperature=0.0, max_tokens=room, ignore_eos=True)
+            self._engine.add(request_id, prompt, params)
+        first: dict[str, int] = {}
+        while len(first) < len(prompts):
+            for output in self._engine.step():
+                first.setdefault(output.request_id, output.token_ids[0])
+        return [first[request_id] for request_id in self._order]
+
+    def step(self) -> list[int]:
+        """One step of the engine."""
+        tokens = {output.request_id: output.token_ids[0] for output in self._engine.step()}
+        return [tokens[request_id] for request_id in self._order]
+
+    def clear(self) -> None:
+        """Abort the requests; their blocks stay findable."""
+        for request_id in self._order:
+            self._engine.abort(request_id)
+
+    def counters(self) -> dict[str, float]:
+        """Seconds inside the decoder, prompt tokens that were computed rather than found."""
+        stats = self._engine.stats
+        return {
+            "runner_s": self._runner.run_s,
+            "computed_prompt_tokens": stats.prompt_tokens - stats.cached_tokens,
+        }
+
+
+def operations(settings: Settings) -> dict[str, Operation]:
+    """The common ones, and the tokenizer for those who have none."""
+    engine = PicertEngine(settings)
+    return {**DecodingOperations(engine).table(), "encode": engine.encode}
+
+
+if __name__ == "__main__":
+    serve(operations)

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import time
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 import picert
 from engines.protocol import Settings
 from engines.serving import DecodingOperations, Operation, serve
 from engines.work import decoder_work
 from picert.config import EngineConfig
-from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
-from picert.engine.runner import Runner, load_runner
+from picert.engine.runner import load_runner
 from picert.messages import SamplingParams
 from picert.models.tokenizer import load_tokenizer
 from picert.models.weights import load_checkpoint
-
-
-class TimedRunner:
-    """A runner that adds up the seconds of its runs; what is left of a step is Python."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.identity = runner.identity
-        self.config = runner.config
-        self.kv_bytes_per_token = runner.kv_bytes_per_token
-        self.allocate_kv = runner.allocate_kv
-        self.close = runner.close
-        self.run_s = 0.0
-
-    def run(self, batch: StepBatch) -> NDArray[np.float32]:
-        """As the runner's own."""
-        start = time.perf_counter()
-        logits = self._runner.run(batch)
-        self.run_s += time.perf_counter() - start
-        return logits
 
 
 class PicertEngine:
@@ -57,9 +32,8 @@ class PicertEngine:
             kv_tokens=2 * settings.max_num_seqs * (settings.max_len + 16),
         )
         runner = load_runner(config, checkpoint)
-        self._runner = TimedRunner(runner)
         tokenizer = load_tokenizer(checkpoint.tokenizer_source, None)
-        self._engine = Engine(config, self._runner, tokenizer)
+        self._engine = Engine(config, runner, tokenizer)
         self._work = decoder_work(checkpoint, runner)
         self._ids = itertools.count()
         self._order: list[str] = []
@@ -107,7 +81,7 @@ class PicertEngine:
         """Seconds inside the decoder, prompt tokens that were computed rather than found."""
         stats = self._engine.stats
         return {
-            "runner_s": self._runner.run_s,
+            "runner_s": stats.runner.sum_s,
             "computed_prompt_tokens": stats.prompt_tokens - stats.cached_tokens,
         }
 

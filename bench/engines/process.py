@@ -11,7 +11,6 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from engines.protocol import Settings
@@ -33,7 +32,7 @@ class EngineProcess:
 
     def __init__(self, module: str, settings: Settings, cpus: set[int]) -> None:
         """Start `python -m engines.<module>` and wait until its model is loaded."""
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"engines.{module}", settings.to_json()],
             cwd=_BENCH,
@@ -69,12 +68,7 @@ class EngineProcess:
     def __enter__(self) -> EngineProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _reply(self, timeout_s: float) -> Any:

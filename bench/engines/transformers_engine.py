@@ -1,4 +1,4 @@
-"""transformers over the dequantised GGUF file in fp32: the reference that everyone has, not a rival.
+"""transformers over the dequantised GGUF file in fp32: a reference that all have, not a rival.
 
 bf16 would halve the bytes; without AMX its matrix products are slower than those of fp32.
 """

@@ -21,9 +21,10 @@ class TransformersEngine:
     def __init__(self, settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
         path = Path(settings.model)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+        self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32
-        ).eval()
+        )
+        self._model.eval()
         self._cache: Any = None
         self._last = torch.empty((0, 1), dtype=torch.int64)
 

@@ -18,11 +18,13 @@ def decoder_work(checkpoint: Checkpoint, runner: Runner) -> dict[str, int]:
     matrices = [t for t in checkpoint.tensors.values() if len(t.shape) == 2]
     read = [t for t in matrices if tied or t is not embed]
     file_bytes = sum(t.data.size for t in read)
-    is_native = isinstance(runner, NativeRunner)
+    packed_bytes = file_bytes
+    if isinstance(runner, NativeRunner):
+        packed_bytes = runner.weight_bytes - embed.data.size
     return {
         "body_macs": sum(t.num_values for t in read) - head.num_values,
         "head_macs": head.num_values,
         "file_bytes": file_bytes,
-        "packed_bytes": runner.weight_bytes - embed.data.size if is_native else file_bytes,
+        "packed_bytes": packed_bytes,
         "kv_bytes_per_token": runner.kv_bytes_per_token,
     }

@@ -64,7 +64,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "hub_sources": {"pydantic", "huggingface_hub", "rich"},
     "kernels": {"torch", "numpy", "triton"},
     "models": {"torch", "numpy", "safetensors", "gguf", "tokenizers", "jinja2"},
-    "engine": {"torch", "numpy", "msgspec"},
+    "engine": {"numpy", "msgspec"},
+    "engine.torch_runner": {"torch", "numpy"},
     "engine.sequence": {"msgspec"},
     "engine.scheduler": {"numpy"},
     "pice": {"tomli", "msgspec"},
@@ -87,6 +88,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 # Files that import a module by its name, each with its reason. No other import may wait.
 IMPORT_BY_NAME = {
     "picert/__init__.py": "public names load on first use: a client does not need torch",
+    "picert/engine/runner.py": "the native runner has no use for torch, seconds and 200 MB",
     "picert/cli.py": "--help must not wait for torch: a command's module loads when it is run",
 }
 UNSAFE = re.compile(

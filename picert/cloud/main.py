@@ -7,6 +7,7 @@ those in flight finish or time out, the edges are told, the engine stops.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -42,6 +43,7 @@ def run_cloud(config: CloudConfig, on_ready: OnReady) -> int:
     listener = bind(config.host, config.port)
     try:
         loop = EngineLoop(load_engine(config.engine.model_copy(update={"model": str(path)})))
+        gc.freeze()  # what is loaded stays: no full collection need walk it between two steps
         loop.start()
         try:
             defaults = sampling_defaults(path)

@@ -7,6 +7,7 @@ texts finish, the link closes, the engines stop.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 
@@ -41,6 +42,7 @@ def run_edge(config: EdgeConfig, on_ready: Callable[[], None] = lambda: None) ->
 def _load(config: EngineConfig) -> EngineLoop:
     path = hub.find(config.model)
     loop = EngineLoop(load_engine(config.model_copy(update={"model": str(path)})))
+    gc.freeze()  # what is loaded stays: no full collection need walk it between two steps
     loop.start()
     return loop
 

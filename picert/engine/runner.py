@@ -1,17 +1,20 @@
 """Runners: a StepBatch to logits. Each owns a model's weights and the paged K/V memory.
 
-`TorchRunner` runs models/decoder.py over torch operations, on any device; it is the readable one,
-and the oracle of `NativeRunner`, which does a whole step in the C++ extension.
+`NativeRunner` does a whole step in the C++ extension; torch_runner.py has the readable one, its
+oracle, for any device.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from picert import _C
@@ -19,10 +22,7 @@ from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.machine import usable_cores
 from picert.errors import ConfigError, ModelError
-from picert.kernels.ops import AttentionMeta, Ops
-from picert.kernels.torch_ops import TorchOps
 from picert.models.config import ModelConfig
-from picert.models.decoder import load_decoder
 from picert.models.rope_table import inv_freq
 from picert.models.weights import Checkpoint
 
@@ -78,11 +78,13 @@ class Runner(Protocol):
         ...
 
 
-def _identity(checkpoint: Checkpoint) -> ModelIdentity:
+def identity_of(checkpoint: Checkpoint) -> ModelIdentity:
+    """What the checkpoint says of itself."""
     return ModelIdentity(checkpoint.name, checkpoint.fingerprint, checkpoint.num_parameters)
 
 
-def _kv_values_per_token(config: ModelConfig) -> int:
+def kv_values_per_token(config: ModelConfig) -> int:
+    """Values of K and V of one token in all layers."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim
 
 
@@ -91,7 +93,7 @@ class NativeRunner:
 
     def __init__(self, checkpoint: Checkpoint, threads: int, isa: str = "") -> None:
         """Repack the weights. `isa` forces "scalar", "avx2" or "avx512". Raises ModelError."""
-        self.identity = _identity(checkpoint)
+        self.identity = identity_of(checkpoint)
         self.config = checkpoint.config
         tensors = {name: (t.dtype, t.shape, t.data) for name, t in checkpoint.tensors.items()}
         try:
@@ -103,7 +105,7 @@ class NativeRunner:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers."""
-        return NATIVE_KV_BYTES * _kv_values_per_token(self.config)
+        return NATIVE_KV_BYTES * kv_values_per_token(self.config)
 
     @property
     def isa(self) -> str:
@@ -163,77 +165,25 @@ def native_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-class TorchRunner:
-    """The decoder of models/decoder.py over `ops`, weights dequantised to `dtype` on `device`."""
-
-    team = None  # torch has its own
-
-    def __init__(
-        self, checkpoint: Checkpoint, ops: Ops, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        """Load the weights. Raises ModelError."""
-        self.identity = _identity(checkpoint)
-        self.config = checkpoint.config
-        self._device, self._dtype = device, dtype
-        self._decoder = load_decoder(checkpoint, ops, device=device, dtype=dtype)
-        self._caches: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of K and V of one token in all layers."""
-        return self._dtype.itemsize * _kv_values_per_token(self.config)
-
-    def allocate_kv(self, num_blocks: int, block_size: int) -> None:
-        """Make the K/V memory: per layer two of [N, B, G, D]."""
-        shape = (num_blocks, block_size, self.config.num_kv_heads, self.config.head_dim)
-
-        def cache() -> torch.Tensor:
-            return torch.zeros(shape, dtype=self._dtype, device=self._device)
-
-        self._caches = [(cache(), cache()) for _ in range(self.config.num_layers)]
-
-    @torch.inference_mode()
-    def run(self, batch: StepBatch) -> NDArray[np.float32]:
-        """Logits [L, V] of the step."""
-        meta = AttentionMeta(
-            slot_mapping=self._tensor(batch.slot_mapping),
-            query_start=self._tensor(batch.query_start),
-            context_lens=self._tensor(batch.context_lens),
-            block_tables=self._tensor(batch.block_tables),
-            max_query_len=int(np.diff(batch.query_start).max()),
-            max_context_len=int(batch.context_lens.max()),
-        )
-        logits = self._decoder(
-            self._tensor(batch.token_ids),
-            self._tensor(batch.positions),
-            meta,
-            self._caches,
-            self._tensor(batch.logits_indices),
-        )
-        out: NDArray[np.float32] = logits.cpu().numpy()
-        return out
-
-    def close(self) -> None:
-        """Free weights and K/V."""
-        del self._decoder
-        self._caches = []
-
-    def _tensor(self, array: NDArray[np.int32]) -> torch.Tensor:
-        """On the CPU a view, not a copy."""
-        return torch.from_numpy(array).to(self._device)
+def _torch_runner() -> ModuleType:
+    """Imported when it is wanted: torch costs seconds and 200 MB, and the native runner has no use
+    for it."""
+    return import_module("picert.engine.torch_runner")
 
 
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+def _has_cuda() -> bool:
+    """Whether torch sees a CUDA device; it is asked only where there is a driver."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return bool(_torch_runner().has_cuda())
 
 
 def load_runner(
     config: EngineConfig,
     checkpoint: Checkpoint,
-    has_cuda: Callable[[], bool] = torch.cuda.is_available,
+    has_cuda: Callable[[], bool] = _has_cuda,
 ) -> Runner:
     """The runner that `config` asks for; "auto" is native on a CPU and torch on a GPU.
 
@@ -244,8 +194,8 @@ def load_runner(
         raise ConfigError("device is cuda, no CUDA device is visible: use cpu", param="device")
     kind = config.runner if config.runner != "auto" else "native" if device == "cpu" else "torch"
     if kind == "torch":
-        dtype = _DTYPES.get(config.dtype, torch.float32 if device == "cpu" else torch.bfloat16)
-        return TorchRunner(checkpoint, TorchOps(), torch.device(device), dtype)
+        runner: Runner = _torch_runner().load(checkpoint, device, config.dtype)
+        return runner
     if device != "cpu":
         raise ConfigError("the native runner is for the CPU: use runner torch", param="runner")
     if config.dtype != "auto":

@@ -1,6 +1,8 @@
 """Tiny checkpoints through the whole engine: a request's tokens do not depend on its company."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,8 @@ import torch
 
 from picert.config import EngineConfig
 from picert.engine.engine import Engine, load_engine
-from picert.engine.runner import NativeRunner, TorchRunner, load_runner
+from picert.engine.runner import NativeRunner, load_runner
+from picert.engine.torch_runner import TorchRunner
 from picert.errors import ConfigError
 from picert.messages import SamplingParams
 from picert.models.weights import Checkpoint, load_checkpoint
@@ -156,3 +159,11 @@ def test_combinations_that_do_not_exist_are_refused(
 def test_native_runner_on_a_gpu_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(ConfigError, match="for the CPU"):
         load_runner(config_of(runner="native", device="cuda"), checkpoint, lambda: True)
+
+
+def test_native_engine_does_not_import_torch() -> None:
+    code = "import sys, picert.engine.llm, picert.cloud.main, picert.edge.main; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "picert.engine.runner" in done.stdout.split()
+    assert "torch" not in done.stdout.split()

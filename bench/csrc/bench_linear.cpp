@@ -1,13 +1,16 @@
 // bench_linear.cpp: the linear kernels on the matrices of three models, beside what the machine allows.
 //
 //   cd csrc/cpu && F="g++ -std=c++17 -O3 -I.. -pthread -c" A="-mavx2 -mfma -mf16c"
-//   $F {thread_pool,isa,tensor,blocks,pack,quantize,linear,linear_scalar}.cpp
-//   ../../bench/csrc/bench_linear.cpp $F $A linear_avx2.cpp; $F $A -mavx512{f,bw,dq,vl,vnni}
-//   -mprefer-vector-width=512 linear_avx512.cpp g++ -pthread *.o -o /tmp/bench_linear; rm *.o
+//   $F {thread_pool,isa,tensor,blocks,pack,quantize,linear,linear_scalar,machine_limits}.cpp
+//   $F ../../bench/csrc/bench_linear.cpp; $F $A {linear,machine_limits}_avx2.cpp
+//   $F $A -mavx512{f,bw,dq,vl,vnni} -mprefer-vector-width=512 {linear,machine_limits}_avx512.cpp
+//   g++ -pthread *.o -o /tmp/bench_linear; rm *.o
 //   /tmp/bench_linear [threads] [isa] [rows,rows,...] [part of a matrix's name]
 //
 // Weights are random and go round over enough copies of a matrix that the caches do not hold them. One line
-// per matrix and number of rows: GB/s of packed weights, GMAC/s, and the time of quantising the activations.
+// per matrix and number of rows, best and median of the repetitions: GB/s of packed weights and GMAC/s, each
+// with its share of what this machine reached just before, and the time of quantising the activations.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +20,7 @@
 #include <vector>
 
 #include "cpu/linear.h"
+#include "cpu/machine_limits.h"
 
 using namespace picert::cpu;
 
@@ -74,15 +78,27 @@ std::vector<PackedMatrix> pack_copies(const Matrix& matrix, Isa isa, ThreadPool&
   return copies;
 }
 
+struct Limits {
+  double gbps, gmacs;
+};
+
+Limits measure_limits(int threads, Isa isa) {
+  const Limits limits{measure_bandwidth(threads, size_t{1} << 30, isa), measure_int8_peak(threads, isa)};
+  std::printf("%d threads, %s: reads %.1f GB/s, multiplies %.0f GMAC/s of int8\n", threads, isa_name(isa),
+              limits.gbps, limits.gmacs);
+  return limits;
+}
+
 void measure(const Matrix& matrix, Isa isa, ThreadPool& pool, const std::vector<PackedMatrix>& copies,
-             int64_t rows) {
+             int64_t rows, const Limits& limits) {
   std::vector<float> x(static_cast<size_t>(rows * matrix.inputs)),
       out(static_cast<size_t>(rows * matrix.outputs));
   std::mt19937 random(2);
   for (float& value : x) value = static_cast<float>(random() % 2001) / 1000.0f - 1.0f;
   Activations activations;
   activations.reserve(rows, matrix.inputs);
-  double best = 1e9, quantize_s = 1e9;
+  double quantize_s = 1e9;
+  std::vector<double> times;
   const double deadline = now_s() + 1.0;
   for (int repeat = 0; repeat < 3 || (repeat < 30 && now_s() < deadline); repeat++) {
     double begun = 0, ended = 0, quantized = 0;
@@ -98,13 +114,17 @@ void measure(const Matrix& matrix, Isa isa, ThreadPool& pool, const std::vector<
       }
       if (worker.rank == 0) ended = now_s();
     });
-    best = std::min(best, (ended - quantized) / static_cast<double>(copies.size()));
+    times.push_back((ended - quantized) / static_cast<double>(copies.size()));
     quantize_s = std::min(quantize_s, quantized - begun);
   }
-  const double macs = static_cast<double>(rows * matrix.outputs * matrix.inputs);
-  std::printf("  M %3d: %6.1f GB/s %6.1f GMAC/s  %8.1f us, quantize %6.1f us\n", static_cast<int>(rows),
-              1e-9 * static_cast<double>(copies[0].bytes()) / best, 1e-9 * macs / best, 1e6 * best,
-              1e6 * quantize_s);
+  std::sort(times.begin(), times.end());
+  const double best = times.front(), median = times[times.size() / 2];
+  const double gbytes = 1e-9 * static_cast<double>(copies[0].bytes());
+  const double gmacs = 1e-9 * static_cast<double>(rows * matrix.outputs * matrix.inputs);
+  std::printf("  M %3d: %6.1f GB/s (%3.0f %%) %6.1f GMAC/s (%3.0f %%)  median %6.1f GMAC/s, %8.1f us;",
+              int(rows), gbytes / best, 100 * gbytes / best / limits.gbps, gmacs / best,
+              100 * gmacs / best / limits.gmacs, gmacs / median, 1e6 * median);
+  std::printf(" quantize %6.1f us\n", 1e6 * quantize_s);
 }
 
 }  // namespace
@@ -114,12 +134,12 @@ int main(int argc, char** argv) {
   const Isa isa = parse_isa(argc > 2 ? argv[2] : "");
   const std::string rows_list = argc > 3 ? argv[3] : "1,2,4,8,16,32,64,128,512";
   const std::string wanted = argc > 4 ? argv[4] : "";
-  std::printf("%d threads, %s\n", pool.size(), isa_name(isa));
+  const Limits limits = measure_limits(pool.size(), isa);
   for (const Matrix& matrix : kMatrices) {
     if (std::string(matrix.name).find(wanted) == std::string::npos) continue;
     const std::vector<PackedMatrix> copies = pack_copies(matrix, isa, pool);
     for (size_t at = 0; at < rows_list.size(); at = rows_list.find(',', at) + 1) {
-      measure(matrix, isa, pool, copies, std::atoi(rows_list.c_str() + at));
+      measure(matrix, isa, pool, copies, std::atoi(rows_list.c_str() + at), limits);
       if (rows_list.find(',', at) == std::string::npos) break;
     }
   }

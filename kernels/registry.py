@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picert.kernels import quant_linear, rms_norm, rope, silu_mul, store_kv
+from picert.kernels import quant_linear, rms_norm, rope, sample, silu_mul, store_kv
 from picert.kernels.launch import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -13,4 +13,5 @@ KERNELS: tuple[Kernel, ...] = (
     quant_linear.SKINNY,
     quant_linear.ADD_PARTS,
     quant_linear.TILED,
+    sample.KERNEL,
 )

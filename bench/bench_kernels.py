@@ -1,0 +1,117 @@
+"""Triton kernels: what each launch cannot beat on a GPU, from data sheets and machine code.
+
+`--static --device h100` compiles every launch that real models make and estimates it; no GPU is
+needed, and nothing is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from functools import cache
+
+from picert.kernels.devices import DEVICES, Device
+from picert.kernels.launch import Kernel, ModelShape, StepShape, Work
+from picert.kernels.machine_code import MachineCode, compile_kernel
+from picert.kernels.registry import KERNELS
+from picert.kernels.roofline import Estimate, estimate
+
+MODELS = (  # name, hidden, intermediate, heads, K/V heads, head size, vocabulary, layers
+    ModelShape("Llama-3-8B", 4096, 14336, 32, 8, 128, 128256, 32),
+    ModelShape("Llama-3-70B", 8192, 28672, 64, 8, 128, 128256, 80),
+    ModelShape("Qwen2.5-1.5B", 1536, 8960, 12, 2, 128, 151936, 28),
+    ModelShape("Qwen2.5-7B", 3584, 18944, 28, 4, 128, 152064, 28),
+    ModelShape("Qwen2.5-72B", 8192, 29568, 64, 8, 128, 152064, 80),
+)
+STEPS = (
+    *(StepShape(batch, 1, context) for batch in (1, 16, 64, 256) for context in (128, 4096, 32768)),
+    *(StepShape(1, chunk, context) for chunk, context in ((512, 512), (2048, 2048), (2048, 32768))),
+)
+Launch = tuple[Kernel, ModelShape, StepShape, Work]
+
+
+def launches() -> Iterator[Launch]:
+    """Every different launch of a kernel: where the context does not matter, the shortest one."""
+    for kernel in KERNELS:
+        for model in MODELS:
+            seen: list[Work] = []
+            for step in STEPS:
+                work = kernel.work(model, step)
+                if work is not None and work not in seen:
+                    seen.append(work)
+                    yield kernel, model, step, work
+
+
+@cache
+def code_of(kernel_name: str, config_name: str, capability: int) -> MachineCode:
+    """In the first dtype of the kernel."""
+    (kernel,) = (kernel for kernel in KERNELS if kernel.name == kernel_name)
+    return compile_kernel(kernel, kernel.config(config_name), kernel.dtypes[0], capability)
+
+
+def row(launch: Launch, code: MachineCode, result: Estimate, device: Device) -> dict[str, object]:
+    """What is printed of one launch, as JSON has it."""
+    kernel, model, step, work = launch
+    return {
+        "kernel": kernel.name,
+        "config": work.config.name,
+        "device": device.name,
+        "model": model.name,
+        "batch": step.batch,
+        "query_len": step.query_len,
+        "context": step.context,
+        "bytes": work.bytes,
+        "flops": work.tensor_flops + work.flops,
+        "registers": code.registers,
+        "spills": code.spills,
+        "shared_bytes": code.shared_bytes,
+        "occupancy": round(result.occupancy, 3),
+        "programs": work.num_programs,
+        "limit_us": round(result.limit_us, 3),
+        "bound_by": result.bound_by,
+        "share": round(result.share, 3),
+        "reason": result.reason,
+    }
+
+
+HEADER = (
+    f"{'kernel':23} {'config':14} {'model':13} {'batch x new @ context':>21} {'MB':>9} "
+    f"{'GFLOP':>9} {'limit us':>9} {'bound by':12} {'regs':>4} {'smem':>6} {'occ':>4} {'share':>5}"
+    "  why not all"
+)
+
+
+def line(r: dict[str, object], work: Work) -> str:
+    """The same for people."""
+    step = f"{r['batch']} x {r['query_len']} @ {r['context']}"
+    flops = (work.tensor_flops + work.flops) / 1e9
+    return (
+        f"{r['kernel']:23} {r['config']:14} {r['model']:13} {step:>21} {work.bytes / 1e6:9.2f} "
+        f"{flops:9.2f} {r['limit_us']:9.2f} {r['bound_by']:12} {r['registers']:4} "
+        f"{r['shared_bytes']:6} {r['occupancy']:4.2f} {r['share']:5.2f}  {r['reason']}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--static", action="store_true", required=True, help="nothing is timed")
+    parser.add_argument("--device", choices=sorted(DEVICES), required=True)
+    parser.add_argument("--kernel", choices=[kernel.name for kernel in KERNELS])
+    parser.add_argument("--json", action="store_true", help="one line for each launch")
+    options = parser.parse_args()
+    device = DEVICES[options.device]
+    if not options.json:
+        print(HEADER)
+    for launch in launches():
+        kernel, _, _, work = launch
+        if options.kernel not in (None, kernel.name):
+            continue
+        code = code_of(kernel.name, work.config.name, device.capability)
+        found = row(launch, code, estimate(work, code, device), device)
+        print(json.dumps(found) if options.json else line(found, work), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -65,9 +66,34 @@ class LinkConfig(_Frozen):
     connect_timeout_s: float = Field(10.0, gt=0, description="then an edge gives up")
 
 
-class PolicyConfig(_Frozen):
-    """The knobs of progressive inference."""
+Mode = Literal["pice", "direct", "edge_only", "router", "sot", "static"]
+Part = Literal["eager_dispatch", "grouping", "lists", "switching", "ensemble", "repair", "price"]
+# What a baseline is without, whatever the switches say.
+_WITHOUT: Mapping[Mode, frozenset[Part]] = MappingProxyType(
+    {"static": frozenset({"lists", "ensemble", "price"})}
+)
 
+
+class PolicyConfig(_Frozen):
+    """The knobs of progressive inference.
+
+    `mode` is pice itself or a baseline in the same runtime; a request that names its route is
+    served by that route in every mode. The switches take single parts out.
+    """
+
+    mode: Mode = Field(
+        "pice",
+        description="direct and edge_only: one model writes all; router: suitability sends the "
+        "whole question to one or the other; sot: the cloud expands its own sketch; static: "
+        "sketches of one level, first in first out, no ensemble",
+    )
+    eager_dispatch: bool = Field(True, description="expand a line while the next is written")
+    grouping: bool = Field(True, description="neighbouring segments may share a job")
+    lists: bool = Field(True, description="jobs wait in lists by length, not in one queue")
+    switching: bool = Field(True, description="the load decides which model an edge runs")
+    ensemble: bool = Field(True, description="several candidates of a segment on idle edges")
+    repair: bool = Field(True, description="the cloud rewrites what no edge wrote well")
+    price: bool = Field(True, description="the cloud's backlog makes sketches likelier, shorter")
     sketch_ratio: float = Field(0.25, gt=0, le=1, description="sketch tokens over answer tokens")
     min_suitability: float = Field(0.5, ge=0, le=1, description="questions below go direct")
     min_answer_tokens: int = Field(80, ge=1, description="shorter predicted answers go direct")
@@ -76,6 +102,10 @@ class PolicyConfig(_Frozen):
     max_expansion_tokens: int = Field(96, ge=8, description="of one segment")
     max_attempts: int = Field(2, ge=1, description="tries at edges, then the cloud writes")
     job_timeout_s: float = Field(30.0, gt=0, description="floor of a job's deadline")
+
+    def uses(self, part: Part) -> bool:
+        """Whether `part` is at work: switched on, and not what this mode is without."""
+        return bool(getattr(self, part)) and part not in _WITHOUT.get(self.mode, ())
 
 
 class CloudConfig(_Frozen):

@@ -143,12 +143,12 @@ class AnswerJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Stop a request's expansion of one segment (`index`), or all of them, and free what they hold;
-    nothing more is
-    sent for them."""
+    """Stop a request's expansions, all or those of one segment (`index`) and one try at it
+    (`attempt`), and free what they hold; nothing more is sent for them."""
 
     request_id: str
     index: int | None = None
+    attempt: int | None = None
 
 
 # --- edge link, edge -> cloud ---------------------------------------------------------------------

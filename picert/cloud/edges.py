@@ -249,7 +249,8 @@ class EdgePool:
         self._seats[assignment.edge].num_in_flight -= job_size(job)
         try:
             for index in assignment.open:
-                await self._link.send(assignment.edge, Cancel(job.request_id, index))
+                cancel = Cancel(job.request_id, index, job.attempt)
+                await self._link.send(assignment.edge, cancel)
         except PicertError as error:
             logger.debug("cancel not sent: %s", error, extra={"request_id": job.request_id})
         await self._dispatch()

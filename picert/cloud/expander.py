@@ -55,7 +55,7 @@ class Expander:
 
     def add(self, segments: list[Segment]) -> None:
         """Begin to expand at once (eager dispatch), from when there are enough segments to make an
-        answer of them.
+        answer of them. With that switched off, headings are shown and expansions wait.
         """
         self._segments += segments
         if len(self._segments) < self._means.policy.min_segments:
@@ -65,9 +65,8 @@ class Expander:
         for segment in new:
             self._draft.note("sketch", text=segment.text, index=segment.index)
             self._draft.say(self._merger.add_segment(segment), segment.index)
-        for together in group(new):
-            for segment in together:
-                self._draft.spawn(self._expand(segment))
+        if self._means.policy.uses("eager_dispatch"):
+            self._begin(new)
 
     def close_sketch(self) -> bool:
         """No more segments come.
@@ -76,11 +75,21 @@ class Expander:
         """
         if not self._num_begun:
             return False
+        if not self._means.policy.uses("eager_dispatch"):
+            self._begin(self._segments)
         self._draft.say(self._merger.close_sketch())
         return True
 
+    def _begin(self, segments: list[Segment]) -> None:
+        for together in group(segments):
+            for segment in together:
+                self._draft.spawn(self._expand(segment))
+
     async def _expand(self, segment: Segment) -> None:
         """One segment's text: by an edge if one delivers it, else by the cloud."""
+        if self._plan.writer == "cloud":
+            await self._by_cloud(segment, 0)
+            return
         failed_at: list[str] = []
         for attempt in range(self._means.policy.max_attempts):
             try:
@@ -109,7 +118,7 @@ class Expander:
         choice = self._choose(segment, expansion)
         if choice.expansion is None:
             self._explain(segment, f"{edge}: {', '.join(choice.reasons)}")
-            if not self._merger.written(segment.index):
+            if self._may_repair(segment):
                 self._discard(segment)
                 return False
         self._finish(segment, edge, expansion.model, expansion.completion_tokens, attempt + 1)
@@ -147,9 +156,17 @@ class Expander:
             seconds=0.0,
         )
 
+    def _may_repair(self, segment: Segment) -> bool:
+        """Whether the cloud shall write what is not fit. Not what was shown; and with repair
+        switched off only what has no text at all, since a segment must not be lost."""
+        if self._merger.written(segment.index):
+            return False
+        return self._means.policy.uses("repair") or not self._texts.get(segment.index)
+
     async def _by_cloud(self, segment: Segment, num_attempts: int) -> None:
-        """Repair: the cloud writes what is missing of a segment."""
-        self._draft.note("repair", index=segment.index, edge=CLOUD)
+        """The cloud writes what is missing of a segment: a repair, unless the plan says so."""
+        if self._plan.writer == "edges":
+            self._draft.note("repair", index=segment.index, edge=CLOUD)
         job = self._job(segment, num_attempts)
         shaper = ExpansionShaper(segment.text, job.written)
         prompt = self._means.prompts.expand(job, segment)

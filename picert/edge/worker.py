@@ -32,7 +32,7 @@ from picert.pice.prompts import PromptBook
 
 logger = get_logger(__name__)
 Clock = Callable[[], float]
-TaskKey = tuple[str, int]  # request_id, segment index
+TaskKey = tuple[str, int, int]  # request_id, segment index, attempt
 
 
 class Outbox(Protocol):
@@ -97,8 +97,8 @@ class EdgeWorker:
         await self._end(list(self._tasks))
 
     async def _start(self, job: ExpandJob | AnswerJob, segment: Segment) -> None:
-        key = (job.request_id, segment.index)
-        await self._end([key])  # a newer attempt replaces the older
+        key = (job.request_id, segment.index, job.attempt)
+        await self._end([key])  # a job that comes twice is begun anew
         try:
             work = self._prepare(job, segment)
         except PicertError as error:
@@ -176,7 +176,9 @@ class EdgeWorker:
             [
                 key
                 for key in self._tasks
-                if key[0] == cancel.request_id and cancel.index in (None, key[1])
+                if key[0] == cancel.request_id
+                and cancel.index in (None, key[1])
+                and cancel.attempt in (None, key[2])
             ]
         )
 

@@ -23,6 +23,7 @@ from picert.pice.router import Suitability, suitability
 from picert.pice.wording import counted
 
 PlannedRoute = Literal["direct", "edge_only", "sketch"]
+Writer = Literal["edges", "cloud"]  # who expands a sketch
 
 _TOKENS_PER_POINT = 45  # of a direct answer that one sketch line stands for
 _MIN_LINE_TOKENS = 10  # a sketch line with its number
@@ -66,13 +67,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a request will be served. The three numbers are 0 on the other routes."""
+    """How a request will be served. Without a sketch its numbers are 0."""
 
     route: PlannedRoute
     reasons: tuple[str, ...]
     sketch_tokens: int = 0  # budget of the sketch
     max_segments: int = 0
     expansion_tokens: int = 0  # budget of each expansion
+    writer: Writer = "edges"
 
 
 def read_request(request: Request, prompt_tokens: int, lengths: LengthPredictor) -> PlanInput:
@@ -98,12 +100,31 @@ def plan(features: PlanInput, load: Load, profile: SpeedProfile, config: PolicyC
     if features.route == "direct":
         return Plan("direct", ("the request asks for a direct answer",))
     if features.route == "edge_only":
-        return _plan_edge_only(features, load)
+        return _plan_edge_only(features, load, "the request asks for an edge")
     facts = _facts(features, profile)
     if features.route == "auto":
-        against = _against_sketch(features, load, config)
-        if against:
-            return Plan("direct", (*facts, against))
+        return _plan_by_mode(features, load, config, facts)
+    return _plan_sketch(features, load, config, facts)
+
+
+def _plan_by_mode(
+    features: PlanInput, load: Load, config: PolicyConfig, facts: tuple[str, ...]
+) -> Plan:
+    """The route of a request that leaves it to the policy: pice's, or that of a baseline."""
+    if config.mode == "direct":
+        return Plan("direct", (*facts, "mode direct: the cloud answers everything"))
+    if config.mode == "edge_only":
+        return _plan_edge_only(features, load, "mode edge_only: edges answer everything")
+    if config.mode == "router":
+        score, least = features.suitability.score, config.min_suitability
+        if score >= least:
+            return _plan_edge_only(
+                features, load, f"mode router: suitability is at least {least:g}"
+            )
+        return Plan("direct", (*facts, f"mode router: suitability is under {least:g}"))
+    against = _against_sketch(features, load, config)
+    if against:
+        return Plan("direct", (*facts, against))
     return _plan_sketch(features, load, config, facts)
 
 
@@ -158,17 +179,17 @@ def _against_sketch(features: PlanInput, load: Load, config: PolicyConfig) -> st
         return f"direct: {expected} tokens are under {config.min_answer_tokens}, too few to share"
     if points > config.max_segments:
         return f"direct: {points} points are asked for, a sketch has at most {config.max_segments}"
-    if load.num_edge_jobs >= _MAX_JOBS_PER_SLOT * load.edge_slots > 0:
+    if config.mode != "sot" and load.num_edge_jobs >= _MAX_JOBS_PER_SLOT * load.edge_slots > 0:
         return f"direct: {load.num_edge_jobs} jobs wait for {counted(load.edge_slots, 'edge slot')}"
     return None
 
 
-def _plan_edge_only(features: PlanInput, load: Load) -> Plan:
+def _plan_edge_only(features: PlanInput, load: Load, why: str) -> Plan:
     needed = features.prompt_tokens + features.max_tokens
     against = _no_edge(load, needed)
     if against:
         return Plan("direct", (against,))
-    return Plan("edge_only", ("the request asks for an edge",))
+    return Plan("edge_only", (why,))
 
 
 def _plan_sketch(
@@ -181,16 +202,18 @@ def _plan_sketch(
     if num_points < config.min_segments:
         limit = features.max_tokens
         return Plan("direct", (*facts, f"direct: max_tokens {limit} leaves no room for a sketch"))
+    writer: Writer = "cloud" if config.mode == "sot" else "edges"
     needed = features.prompt_tokens + sketch_tokens + expansion_tokens + _PROMPT_OVERHEAD
-    against = _no_edge(load, needed)
+    against = _no_edge(load, needed) if writer == "edges" else None
     if against:
         return Plan("direct", (*facts, against))
     chosen = "the request asks for a sketch" if features.route == "sketch" else "sketch: it suits"
+    where = f"over {counted(load.num_edges, 'edge')}" if writer == "edges" else "by the cloud"
     reason = (
         f"{chosen}; {sketch_tokens} sketch tokens, at most {num_points} points of "
-        f"{expansion_tokens} tokens over {counted(load.num_edges, 'edge')}"
+        f"{expansion_tokens} tokens {where}"
     )
-    return Plan("sketch", (*facts, reason), sketch_tokens, num_points, expansion_tokens)
+    return Plan("sketch", (*facts, reason), sketch_tokens, num_points, expansion_tokens, writer)
 
 
 def _budgets(features: PlanInput, config: PolicyConfig) -> tuple[int, int, int]:

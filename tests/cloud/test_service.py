@@ -9,7 +9,7 @@ from scripted import Reply, Script, ScriptedLink, ScriptedLoop, settle
 
 from picert.cloud.edges import EdgePool
 from picert.cloud.service import CloudService
-from picert.config import CloudConfig, EngineConfig
+from picert.config import CloudConfig, EngineConfig, PolicyConfig
 from picert.errors import InvalidRequest, QueueFull, Unavailable
 from picert.messages import (
     AnswerEvent,
@@ -52,7 +52,7 @@ def write_all(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
 
 @asynccontextmanager
 async def cloud(
-    reply: Reply | None, *edges: str, says: Script | None = None, **config: int
+    reply: Reply | None, *edges: str, says: Script | None = None, **config: object
 ) -> AsyncIterator[tuple[CloudService, ScriptedLoop, ScriptedLink]]:
     """A service over scripted parts; at the end every table must be empty."""
     link, loop = ScriptedLink(reply), ScriptedLoop(says or script())
@@ -173,6 +173,49 @@ async def test_unfit_expansion_is_repaired() -> None:
         text, done = await ask(service, request())
     assert REPAIRED in text
     assert done.segments[2].edge == "cloud"
+
+
+async def test_without_repair_an_unfit_text_goes_out() -> None:
+    def repeat_heading(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        if job.segments[0].index == 0:
+            return  # the first segment never ends, so that nothing after it is shown
+        text = "Sleep is enough sleep." if job.segments[0].index == 1 else ""
+        link.write(edge, job, text)
+
+    def end_first(link: ScriptedLink) -> None:
+        edge, job = next((e, m) for e, m in link.sent if m.segments[0].index == 0)
+        write_all(edge, job, link)
+
+    policy = PolicyConfig(repair=False)
+    async with cloud(repeat_heading, "e1", "e2", policy=policy) as (service, _, link):
+        asking = asyncio.create_task(ask(service, request()))
+        await settle()
+        end_first(link)
+        text, done = await asking
+    assert "Sleep is enough sleep." in text
+    assert [segment.edge == "cloud" for segment in done.segments] == [False, False, True]
+    assert any("adds nothing" in reason for reason in done.reasons)
+
+
+async def test_cloud_expands_its_own_sketch_where_that_is_the_mode() -> None:
+    policy = PolicyConfig(mode="sot")
+    async with cloud(None, "e1", policy=policy) as (service, _, link):
+        text, done = await ask(service, request("auto"))
+        assert link.sent == []
+    assert (text.count(REPAIRED), done.route) == (len(TEXTS), "sketch")
+    assert {segment.edge for segment in done.segments} == {"cloud"}
+
+
+async def test_without_eager_dispatch_edges_wait_for_the_whole_sketch() -> None:
+    policy = PolicyConfig(eager_dispatch=False)
+    async with cloud(write_all, "e1", "e2", policy=policy) as (service, loop, link):
+        loop.permits = asyncio.Semaphore(3)  # two of three lines
+        asking = asyncio.create_task(ask(service, request()))
+        await settle()
+        assert link.sent == []
+        loop.permits.release()
+        _, done = await asking
+    assert [segment.edge == "cloud" for segment in done.segments] == [False] * len(TEXTS)
 
 
 async def test_text_that_goes_round_in_circles_is_stopped_at_its_edge() -> None:

@@ -152,17 +152,34 @@ async def test_unknown_model_is_a_failure_that_names_those_there_are() -> None:
     assert "tiny" in failure.message
 
 
-async def test_newer_attempt_replaces_the_older() -> None:
+@pytest.mark.parametrize(("attempt", "left"), [(0, [1]), (1, [0]), (None, [])])
+async def test_attempts_at_one_segment_run_side_by_side_and_end_apart(
+    attempt: int | None, left: list[int]
+) -> None:
+    loop = ScriptedLoop(says)
+    loop.permits = asyncio.Semaphore(0)
+    worker, outbox = make_worker(loop)
+    await worker.take(job(1))
+    await worker.take(job(1, attempt=1))
+    await settle()
+    await worker.take(Cancel("r", 1, attempt))
+    for _ in range(4):
+        loop.permits.release()
+    await finish(worker)
+    assert [m.attempt for m in outbox.sent if isinstance(m, Expansion)] == left
+
+
+async def test_job_that_comes_twice_is_written_once() -> None:
     loop = ScriptedLoop(says)
     loop.permits = asyncio.Semaphore(0)
     worker, outbox = make_worker(loop)
     await worker.take(job(1))
     await settle()
-    await worker.take(job(1, attempt=1))
+    await worker.take(job(1))
     for _ in range(4):
         loop.permits.release()
     await finish(worker)
-    assert [m.attempt for m in outbox.sent if isinstance(m, Expansion)] == [1]
+    assert len([m for m in outbox.sent if isinstance(m, Expansion)]) == 1
 
 
 async def test_lost_link_ends_texts_quietly() -> None:

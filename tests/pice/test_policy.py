@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picert.config import PolicyConfig
+from picert.config import Mode, PolicyConfig
 from picert.messages import ChatMessage, Request, Role, Route, SamplingParams
 from picert.pice.length import LengthForecast, LengthPredictor
 from picert.pice.policy import Load, Plan, PlanInput, job_deadline_s, plan, read_request
@@ -132,6 +132,45 @@ def test_the_requests_own_sketch_budget_is_kept() -> None:
 def test_a_named_number_of_points_is_planned() -> None:
     chosen = _plan(_request(("user", "Give me five tips for better sleep.")))
     assert chosen.max_segments == 5
+
+
+UNSUITABLE = _request(("user", "What is 17 * 23?"))
+ASKS_FOR_SKETCH = _request(route="sketch")
+
+
+@pytest.mark.parametrize(
+    ("mode", "request_", "route"),
+    [
+        ("pice", _request(), "sketch"),
+        ("pice", UNSUITABLE, "direct"),
+        ("direct", _request(), "direct"),
+        ("edge_only", UNSUITABLE, "edge_only"),
+        ("router", _request(), "edge_only"),
+        ("router", UNSUITABLE, "direct"),
+        ("sot", _request(), "sketch"),
+        ("sot", UNSUITABLE, "direct"),
+        ("static", _request(), "sketch"),
+        ("static", UNSUITABLE, "direct"),
+        ("direct", ASKS_FOR_SKETCH, "sketch"),
+        ("sot", _request(route="edge_only"), "edge_only"),
+        ("edge_only", _request(route="direct"), "direct"),
+    ],
+)
+def test_the_mode_decides_where_the_request_does_not(
+    mode: Mode, request_: Request, route: str
+) -> None:
+    assert _plan(request_, config=PolicyConfig(mode=mode)).route == route
+
+
+@pytest.mark.parametrize("mode", ["edge_only", "router", "static"])
+def test_baselines_without_edges_are_direct(mode: Mode) -> None:
+    chosen = _plan(_request(), Load(num_edges=0), PolicyConfig(mode=mode))
+    assert (chosen.route, chosen.reasons[-1]) == ("direct", "direct: no edge is connected")
+
+
+def test_the_cloud_expands_its_own_sketch_without_edges() -> None:
+    chosen = _plan(_request(), Load(num_edges=0), PolicyConfig(mode="sot"))
+    assert (chosen.route, chosen.writer) == ("sketch", "cloud")
 
 
 def test_reasons_tell_suitability_length_and_what_decided() -> None:

@@ -24,6 +24,8 @@ TakenRoute = Literal["direct", "sketch", "edge_only", "fallback"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 # Bounds of what a peer may say are checked when it is decoded.
 Count = Annotated[int, Meta(ge=0, lt=2**40)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+BatchSize = Annotated[int, Meta(ge=1, le=4096)]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,14 +165,31 @@ class ModelInfo(msgspec.Struct, frozen=True):
     max_model_len: int
 
 
+class SpeedCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast a machine runs a model, as measured there: a coarse table.
+
+    `decode_s_per_token` maps the number of sequences that are decoded together to the seconds of
+    one step, in which each of them gets a token. Sizes between two entries lie on the line between
+    them.
+    """
+
+    model: str
+    prefill_s_per_token: Seconds
+    decode_s_per_token: Annotated[dict[BatchSize, Seconds], Meta(min_length=1, max_length=32)]
+    load_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0  # from disk until it could answer
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """First word of an edge after each connect."""
+    """First word of an edge after each connect. `curves` has at most one entry for each model; a
+    model without one is measured by what it does.
+    """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # stable over reconnects
     picert_version: str
     models: Annotated[tuple[ModelInfo, ...], Meta(min_length=1, max_length=64)]
     slots: Annotated[int, Meta(ge=1, le=4096)]  # sequences it decodes at once
     kv_tokens: Count  # tokens of KV cache
+    curves: Annotated[tuple[SpeedCurve, ...], Meta(max_length=64)] = ()
     instance: str = ""  # drawn once per process: tells a reconnect from another edge of that name
 
 

@@ -16,6 +16,7 @@ from picert.messages import (
     ModelInfo,
     SamplingParams,
     Segment,
+    SpeedCurve,
     TextDelta,
     Welcome,
 )
@@ -30,6 +31,14 @@ def hello(name: str = "edge-1", instance: str = "") -> Hello:
         models=models,
         slots=4,
         kv_tokens=4096,
+        curves=(
+            SpeedCurve(
+                model="tiny",
+                prefill_s_per_token=0.002,
+                decode_s_per_token={1: 0.02, 8: 0.05},
+                load_s=1.5,
+            ),
+        ),
         instance=instance,
     )
 

@@ -118,6 +118,17 @@ def test_implausible_load_is_refused(usage):
         decode(frames_of(Heartbeat, pack(beat)), LIMIT)
 
 
+@pytest.mark.parametrize(
+    "decode_s", [{}, {0: 0.1}, {1: 0.0}, {1: -1.0}, {1: float("nan")}, {1: float("inf")}]
+)
+def test_implausible_speed_is_refused(decode_s):
+    hello = link_messages.hello()
+    curve = msgspec.structs.replace(hello.curves[0], decode_s_per_token=decode_s)
+    body = pack(msgspec.structs.replace(hello, curves=(curve,)))
+    with pytest.raises(ProtocolError, match="decode_s_per_token"):
+        decode(frames_of(Hello, body), LIMIT)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "edge\n", "../etc", "é"])
 def test_edge_name_that_could_not_be_a_label_is_refused(name):
     with pytest.raises(ProtocolError, match="name"):

@@ -161,10 +161,17 @@ def _demo_flags(parser: argparse.ArgumentParser) -> None:
 def _ask_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question")
     parser.add_argument("--url", default=_URL, help="of the cloud (default: %(default)s)")
+    _add_api_key(parser)
     routes = get_args(Route)
     parser.add_argument("--route", choices=routes, default="auto", help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object, when all is there")
     add_sampling_flags(parser)
+
+
+def _add_api_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="that the cloud asks for (default: $PICERT_API_KEY)"
+    )
 
 
 def _generate_flags(parser: argparse.ArgumentParser) -> None:

@@ -57,9 +57,9 @@ class Answer:
 class Client:
     """Asks one cloud and waits for it; use it in a `with` block, or `close` it."""
 
-    def __init__(self, url: str = DEFAULT_URL) -> None:
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None) -> None:
         self._url = _checked_url(url)
-        self._http = httpx.Client(**_settings(self._url))
+        self._http = httpx.Client(**_settings(self._url, api_key))
 
     def ask(
         self,
@@ -118,9 +118,9 @@ class Client:
 class ProgressiveClient:
     """`Client` for asyncio; use it in an `async with` block, or `close` it."""
 
-    def __init__(self, url: str = DEFAULT_URL) -> None:
+    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None) -> None:
         self._url = _checked_url(url)
-        self._http = httpx.AsyncClient(**_settings(self._url))
+        self._http = httpx.AsyncClient(**_settings(self._url, api_key))
 
     async def ask(
         self,
@@ -187,14 +187,15 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _settings(url: str) -> dict[str, Any]:
+def _settings(url: str, api_key: str | None) -> dict[str, Any]:
     """What both httpx clients are made with; a proxy is never asked for this machine itself."""
     host = httpx.URL(url).host
     is_local = host == "localhost"
     with suppress(ValueError):
         is_local = is_local or ip_address(host).is_loopback
     timeout = httpx.Timeout(_SILENCE_S, connect=_CONNECT_TIMEOUT_S)
-    return {"base_url": url, "timeout": timeout, "trust_env": not is_local}
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    return {"base_url": url, "timeout": timeout, "trust_env": not is_local, "headers": headers}
 
 
 def _ours(route: Route, deadline_s: float | None, progress: bool) -> dict[str, Any]:

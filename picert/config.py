@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from picert.errors import ConfigError
 
@@ -66,6 +66,20 @@ class LinkConfig(_Frozen):
     connect_timeout_s: float = Field(10.0, gt=0, description="then an edge gives up")
 
 
+class AccessConfig(_Frozen):
+    """Who may use the HTTP side, and over what."""
+
+    api_key: SecretStr | None = Field(None, description="what clients must send as Bearer")
+    api_key_file: str | None = Field(None, description="such keys, one a line")
+    admin_api_key: SecretStr | None = Field(None, description="opens /admin too")
+    admin_api_key_file: str | None = Field(None, description="such keys, one a line")
+    insecure: bool = Field(False, description="serve other machines without a key")
+    allowed_origins: str = Field("", description="of web pages that may ask, comma-separated")
+    ssl_keyfile: str | None = Field(None, description="PEM; with it HTTP becomes HTTPS")
+    ssl_certfile: str | None = Field(None, description="PEM, the whole chain")
+    uds: str | None = Field(None, description="serve on this Unix socket, not on a port")
+
+
 Mode = Literal["pice", "direct", "edge_only", "router", "sot", "static"]
 Part = Literal["eager_dispatch", "grouping", "lists", "switching", "ensemble", "repair", "price"]
 # What a baseline is without, whatever the switches say.
@@ -114,7 +128,8 @@ class CloudConfig(_Frozen):
     engine: EngineConfig
     link: LinkConfig = LinkConfig()
     policy: PolicyConfig = PolicyConfig()
-    host: str = Field("127.0.0.1", description="HTTP address; loopback only for now")
+    access: AccessConfig = AccessConfig()
+    host: str = Field("127.0.0.1", description="HTTP address; beyond loopback with a key only")
     port: int = Field(8000, ge=0, le=65535, description="HTTP; 0 is any free one")
     served_model_name: str | None = Field(None, description="else the model's name")
     deadline_s: float = Field(300.0, gt=0, description="of a question that names none")
@@ -150,7 +165,8 @@ def build(cls: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        raise ConfigError(f"{key}: {first['msg']} (given {first['input']!r})", param=key) from None
+        given = "" if key.endswith("api_key") else f" (given {first['input']!r})"
+        raise ConfigError(f"{key}: {first['msg']}{given}", param=key) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -54,6 +54,21 @@ class ModelError(InvalidRequest):
     code = "invalid_model"
 
 
+class Unauthorized(PicertError):
+    """No key, or one that opens nothing here."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(PicertError):
+    """A key that is good, for other paths."""
+
+    status = 403
+    kind = "permission_error"
+
+
 class ModelNotFound(PicertError):
     """No model of that name is served or known."""
 
@@ -68,6 +83,13 @@ class DeadlineExceeded(PicertError):
     status = 408
     kind = "timeout_error"
     code = "deadline_exceeded"
+
+
+class RequestTimeout(PicertError):
+    """The request itself did not arrive in time."""
+
+    status = 408
+    kind = "timeout_error"
 
 
 class QueueFull(PicertError):
@@ -118,7 +140,7 @@ class Cancelled(PicertError):
 _BY_CODE: dict[str, type[PicertError]] = {
     cls.code: cls
     for cls in (
-        *(InvalidJson, ContextLengthExceeded, ConfigError, ModelError, ModelNotFound),
+        *(InvalidJson, ContextLengthExceeded, ConfigError, ModelError, ModelNotFound, Unauthorized),
         *(DeadlineExceeded, QueueFull, Unavailable, Draining, ProtocolError, EdgeLost, Cancelled),
     )
     if cls.code is not None

@@ -99,12 +99,13 @@ def _add_models(app: FastAPI, models: Mapping[str, ServedModel]) -> None:
 def _add_health(app: FastAPI, health: Callable[[], Health]) -> None:
     @app.get("/health")
     @app.get("/health/ready")
-    async def ready() -> JSONResponse:
-        """Whether a question would be answered now."""
+    async def ready(http: HttpRequest) -> JSONResponse:
+        """Whether a question would be answered now; edges are named to those who have a key."""
         now = health()
         if now.reason is not None:
             return JSONResponse({"status": "not_ready", "reason": now.reason}, 503)
-        return JSONResponse({"status": "ready", "edges": list(now.edges)})
+        edges = now.edges if getattr(http.state, "is_known", True) else ()
+        return JSONResponse({"status": "ready", "edges": list(edges)})
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

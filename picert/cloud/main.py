@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import socket
 import time
 from collections.abc import Callable
 
 from picert import __version__, hub
+from picert.cloud.door import Door, open_door
 from picert.cloud.edges import EdgePool
 from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
-from picert.cloud.server import bind, serve
+from picert.cloud.server import ServerOptions, serve
 from picert.cloud.service import CloudService
 from picert.config import CloudConfig
 from picert.engine.engine import load_engine
@@ -40,24 +40,24 @@ def run_cloud(config: CloudConfig, on_ready: OnReady) -> int:
     """
     configure("cloud", config.log_level, config.log_format)
     path = hub.find(config.engine.model)
-    listener = bind(config.host, config.port)
+    door = open_door(config)
     try:
         loop = EngineLoop(load_engine(config.engine.model_copy(update={"model": str(path)})))
         gc.freeze()  # what is loaded stays: no full collection need walk it between two steps
         loop.start()
         try:
             defaults = sampling_defaults(path)
-            return asyncio.run(_serve(config, loop, listener, defaults, on_ready))
+            return asyncio.run(_serve(config, loop, door, defaults, on_ready))
         finally:
             loop.stop(config.shutdown_timeout_s)
     finally:
-        listener.close()
+        door.listener.close()
 
 
 async def _serve(
     config: CloudConfig,
     loop: EngineLoop,
-    listener: socket.socket,
+    door: Door,
     defaults: SamplingParams,
     on_ready: OnReady,
 ) -> int:
@@ -77,10 +77,10 @@ async def _serve(
     )
     try:
         await serve(
-            *(app, listener),
-            ready=lambda port: on_ready(f"http://{config.host}:{port}", link.address),
+            *(door.guarded(app), door.listener),
+            ready=lambda port: on_ready(door.url(port), link.address),
             stop=stop,
-            shutdown_timeout_s=config.shutdown_timeout_s,
+            options=ServerOptions(config.shutdown_timeout_s, door.tls),
         )
         return 0
     finally:

@@ -1,4 +1,4 @@
-"""Serving an application on a loopback address: the socket, and uvicorn from start to stop.
+"""Serving an application: the socket, and uvicorn from start to stop.
 
 No signal handler is set here: they are the process's, which sets `stop`.
 """
@@ -7,52 +7,127 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import socket
+import ssl
+import stat
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from picert.errors import ConfigError
 
 _CANCEL_GRACE_S = 5.0  # for answers that were cut off at the end to free what they held
+_MAX_HEAD_BYTES = 32 << 10  # request line and headers
+_MAX_CONNECTIONS = 8192  # beyond it uvicorn answers 503 itself, before any of our code runs
+_BACKLOG = 1024
+_SOCKET_MODE = 0o660  # of a Unix socket: its user and group
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of a server certificate, PEM."""
+
+    keyfile: str
+    certfile: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How to serve: what is left `shutdown_timeout_s` after the stop is cancelled."""
+
+    shutdown_timeout_s: float = 10.0
+    tls: Tls | None = None
+
+
+DEFAULTS = ServerOptions()
+
+
+def is_loopback(host: str) -> bool:
+    """`host` cannot be reached from another machine."""
+    with suppress(ValueError):
+        return ip_address(_number(host)).is_loopback
+    return False
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to a loopback address; port 0 takes any free one. Raises ConfigError.
+    """A TCP socket bound to an address of this machine; port 0 takes any free one.
 
     It does not listen yet: a process can bind first, load its model, and refuse connections until
-    it can answer.
+    it can answer. Raises ConfigError.
     """
-    address = _loopback(host)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(
+            _number(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"host {host!r} is not known here: {error}", param="host") from None
+    family, _, _, _, address = found[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
+        listener.bind(address)
     except OSError as error:
         listener.close()
         raise _not_free(host, port, error) from None
     return listener
 
 
+def bind_unix(path: str) -> socket.socket:
+    """A Unix socket at `path`, replacing one that a dead process left. Raises ConfigError."""
+    place = Path(path)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(place.lstat().st_mode):
+            raise ConfigError(f"--uds {path} exists and is not a socket: give another path")
+        if _is_served(path):
+            raise ConfigError(f"--uds {path} is in use: stop the other process")
+        place.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        os.chmod(path, _SOCKET_MODE)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot serve on --uds {path}: {error.strerror or error}") from None
+    return listener
+
+
+def tls_of(keyfile: str | None, certfile: str | None) -> Tls | None:
+    """The certificate to serve with, tried before anything is loaded. Raises ConfigError."""
+    if keyfile is None and certfile is None:
+        return None
+    if keyfile is None or certfile is None:
+        raise ConfigError("--ssl-keyfile and --ssl-certfile belong together: give both")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"--ssl-certfile {certfile} with --ssl-keyfile {keyfile}: {error}: give PEM files "
+            "that belong together"
+        ) from None
+    return Tls(keyfile, certfile)
+
+
 async def serve(
-    app: FastAPI,
+    app: ASGIApp,
     listener: socket.socket,
     *,
     ready: Callable[[int], None],
     stop: asyncio.Event,
-    shutdown_timeout_s: float = 10.0,
+    options: ServerOptions = DEFAULTS,
 ) -> None:
     """Answer on `listener` until `stop` is set, then take no new connections and let answers end.
 
-    `ready` is told the port once connections are accepted. What is left after `shutdown_timeout_s`
-    is cancelled. Raises ConfigError if another process took the port between bind and now.
+    `ready` is told the port (0: a Unix socket) once connections are accepted. Raises ConfigError if
+    another process took the port between bind and now.
     """
-    host, port = listener.getsockname()[:2]
-    server = _new_server(app, shutdown_timeout_s)
+    host, port = _place(listener)
+    server = _new_server(app, options)
     try:
         await server.startup(sockets=[listener])
     except OSError as error:
@@ -70,7 +145,7 @@ async def serve(
             await asyncio.wait(server.server_state.tasks, timeout=_CANCEL_GRACE_S)
 
 
-def _new_server(app: FastAPI, shutdown_timeout_s: float) -> uvicorn.Server:
+def _new_server(app: ASGIApp, options: ServerOptions) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http="h11",
@@ -79,7 +154,13 @@ def _new_server(app: FastAPI, shutdown_timeout_s: float) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(shutdown_timeout_s),
+        proxy_headers=False,  # nobody may say who he is by a header
+        backlog=_BACKLOG,
+        limit_concurrency=_MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
+        timeout_graceful_shutdown=math.ceil(options.shutdown_timeout_s),
+        ssl_keyfile=options.tls.keyfile if options.tls else None,
+        ssl_certfile=options.tls.certfile if options.tls else None,
     )
     config.load()
     server = uvicorn.Server(config)
@@ -87,17 +168,25 @@ def _new_server(app: FastAPI, shutdown_timeout_s: float) -> uvicorn.Server:
     return server
 
 
-def _loopback(host: str) -> str:
-    """The address `host` stands for, if it stays on this machine."""
-    name = "127.0.0.1" if host == "localhost" else host.strip("[]")
-    with suppress(ValueError):
-        if ip_address(name).is_loopback:
-            return name
-    raise ConfigError(
-        f"host is {host!r}, must be a loopback address (127.0.0.1, ::1 or localhost): there are "
-        "no API keys yet, so put a proxy that checks them in front",
-        param="host",
-    )
+def _number(host: str) -> str:
+    return "127.0.0.1" if host == "localhost" else host.strip("[]")
+
+
+def _place(listener: socket.socket) -> tuple[str, int]:
+    if listener.family == socket.AF_UNIX:
+        return str(listener.getsockname()), 0
+    host, port = listener.getsockname()[:2]
+    return host, port
+
+
+def _is_served(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def _not_free(host: str, port: int, error: OSError) -> ConfigError:

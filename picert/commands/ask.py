@@ -11,13 +11,15 @@ import msgspec
 
 from picert.client import Client
 from picert.commands.flags import sampling
+from picert.config import from_environment
 from picert.messages import Done, TextDelta
 
 
 def run(flags: argparse.Namespace) -> int:
     """Ask, and show the answer as it comes, or all at once with `--json`. Raises PicertError."""
     wishes = sampling(flags)
-    with Client(flags.url) as client:
+    key = flags.api_key or from_environment("api_key")
+    with Client(flags.url, key) as client:
         if flags.json:
             answer = client.ask(flags.question, route=flags.route, sampling=wishes)
             report = msgspec.to_builtins(answer.done)

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from picert.config import (
+    AccessConfig,
     CloudConfig,
     EdgeConfig,
     EngineConfig,
@@ -89,6 +90,7 @@ GENERATE_FLAGS = tuple(flag for flag in ENGINE_FLAGS if flag.name != "seed")  # 
 CLOUD_FLAGS = (
     *ENGINE_FLAGS,
     *flags_of(CloudConfig, "", _TOP_RENAMES),
+    *flags_of(AccessConfig, "access"),
     *flags_of(LinkConfig, "link", {"address": "edge-bind"}),
     *flags_of(PolicyConfig, "policy"),
 )
@@ -118,7 +120,8 @@ def add_flags(parser: argparse.ArgumentParser, flags: Iterable[Flag]) -> None:
 def cloud_config(given: argparse.Namespace) -> CloudConfig:
     """The config of `picert-cloud`. Raises ConfigError that names the flag."""
     values = _collect(given, CLOUD_FLAGS)
-    sections = {name: _section(values, CLOUD_FLAGS, name) for name in ("engine", "link", "policy")}
+    names = ("engine", "link", "policy", "access")
+    sections = {name: _section(values, CLOUD_FLAGS, name) for name in names}
     return _build(CloudConfig, {**sections, **_section(values, CLOUD_FLAGS, "")}, CLOUD_FLAGS)
 
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
-from picert.cloud.server import bind, serve
+from picert.cloud.server import ServerOptions, bind, serve
 from picert.messages import AnswerEvent, Done, Progress, Request, SegmentReport, TextDelta, Usage
 
 WAIT_S = 10.0  # for anything that should come at once
@@ -101,7 +101,7 @@ async def running(
             *(app, bind("127.0.0.1", 0)),
             ready=port.set_result,
             stop=stop,
-            shutdown_timeout_s=shutdown_timeout_s,
+            options=ServerOptions(shutdown_timeout_s),
         )
     )
     try:

@@ -27,6 +27,7 @@ class Device:
     memory_bytes_per_s: float
     tensor_flops: float  # dense fp16 and bf16 with fp32 sums, per second
     flops: float  # fp32 outside tensor cores, per second
+    exponentials: float  # and other special functions: 16 a clock and multiprocessor
 
 
 A100 = Device(  # SXM, 80 GB
@@ -41,6 +42,7 @@ A100 = Device(  # SXM, 80 GB
     memory_bytes_per_s=2.039e12,
     tensor_flops=312e12,
     flops=19.5e12,
+    exponentials=2.44e12,
 )
 H100 = Device(  # SXM, 80 GB
     name="h100",
@@ -54,6 +56,7 @@ H100 = Device(  # SXM, 80 GB
     memory_bytes_per_s=3.35e12,
     tensor_flops=989e12,
     flops=67e12,
+    exponentials=3.9e12,
 )
 ORIN = Device(  # Jetson AGX Orin, 64 GB, 60 W: 85 int8 TOPS dense in its GPU, half of that in fp16
     name="orin",
@@ -67,7 +70,9 @@ ORIN = Device(  # Jetson AGX Orin, 64 GB, 60 W: 85 int8 TOPS dense in its GPU, h
     memory_bytes_per_s=204.8e9,
     tensor_flops=42.5e12,
     flops=5.3e12,
+    exponentials=0.33e12,
 )
+REFERENCE_SMS = A100.num_sms  # for the grids of estimates; a launch asks the device
 DEVICES = {device.name: device for device in (A100, H100, ORIN)}
 
 

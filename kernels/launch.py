@@ -37,6 +37,7 @@ class Work:
     bytes: int  # read and written once each
     tensor_flops: int = 0  # multiplications and additions that tensor cores do
     flops: int = 0  # the other floating-point operations, in fp32
+    exponentials: int = 0  # that the special function units do
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from picert.errors import ConfigError
-from picert.kernels.devices import num_sms
+from picert.kernels.devices import REFERENCE_SMS, num_sms
 from picert.kernels.launch import Config, Kernel, ModelShape, StepShape, Work
 from picert.kernels.quant_weight import OUTPUT_UNIT, QuantWeight
 
@@ -222,7 +222,7 @@ def _skinny_work(model: ModelShape, step: StepShape) -> Work | None:
         return None
     config = SKINNY.config("4_min")
     padded = triton.cdiv(model.intermediate, _OUTPUTS) * _OUTPUTS
-    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), _REFERENCE_SMS)
+    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), REFERENCE_SMS)
     parts = 4 * splits * step.num_tokens * padded
     return Work(
         config,
@@ -252,7 +252,7 @@ def _add_parts_work(model: ModelShape, step: StepShape) -> Work | None:
     if step.num_tokens > SKINNY_ROWS:
         return None
     padded = triton.cdiv(model.intermediate, _OUTPUTS) * _OUTPUTS
-    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), _REFERENCE_SMS)
+    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), REFERENCE_SMS)
     values = step.num_tokens * padded
     return Work(
         ADD_PARTS.configs[0],
@@ -262,7 +262,6 @@ def _add_parts_work(model: ModelShape, step: StepShape) -> Work | None:
     )
 
 
-_REFERENCE_SMS = 108  # for estimates; a launch asks the device
 _INTEGERS = {"num_rows": "i32", **dict.fromkeys(("num_inputs", "padded"), "i32:16")}
 _WEIGHT = {
     "x_ptr": "*T:16",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picert.kernels import quant_linear, rms_norm, rope, sample, silu_mul, store_kv
+from picert.kernels import paged_prefill, quant_linear, rms_norm, rope, sample, silu_mul, store_kv
 from picert.kernels.launch import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -10,6 +10,7 @@ KERNELS: tuple[Kernel, ...] = (
     rope.KERNEL,
     silu_mul.KERNEL,
     store_kv.KERNEL,
+    paged_prefill.KERNEL,
     quant_linear.SKINNY,
     quant_linear.ADD_PARTS,
     quant_linear.TILED,

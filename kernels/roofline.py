@@ -30,6 +30,7 @@ def estimate(work: Work, code: MachineCode, device: Device) -> Estimate:
         "memory": work.bytes / device.memory_bytes_per_s,
         "tensor cores": work.tensor_flops / device.tensor_flops,
         "arithmetic": work.flops / device.flops,
+        "exponentials": work.exponentials / device.exponentials,
     }
     bound_by = max(seconds, key=lambda name: seconds[name])
     resident = programs_per_sm(

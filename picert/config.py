@@ -108,8 +108,27 @@ class PolicyConfig(_Frozen):
     ensemble: bool = Field(True, description="several candidates of a segment on idle edges")
     repair: bool = Field(True, description="the cloud rewrites what no edge wrote well")
     price: bool = Field(True, description="the cloud's backlog makes sketches likelier, shorter")
-    sketch_ratio: float = Field(0.25, gt=0, le=1, description="sketch tokens over answer tokens")
-    min_suitability: float = Field(0.5, ge=0, le=1, description="questions below go direct")
+    slo_s: float | None = Field(
+        None, gt=0, description="seconds an answer may take; else what an idle cloud needs for it"
+    )
+    slack: float = Field(0.03, ge=0, description="share that a plan may be slower than direct")
+    w_latency: float = Field(1.0, ge=0, description="worth of one slo of waiting")
+    w_quality: float = Field(1.5, ge=0, description="worth of a direct answer's quality")
+    min_quality: float = Field(
+        0.25, ge=0, le=1, description="share of a direct answer's that a plan must reach"
+    )
+    backlog_target_s: float = Field(
+        10.0, gt=0, description="cloud seconds of waiting work from which the price rises"
+    )
+    price_rate: float = Field(
+        0.02, ge=0, description="rise of the price in a second, for each second over the target"
+    )
+    sketch_ratio: float = Field(
+        0.25, gt=0, le=1, description="sketch tokens over answer tokens, in modes static and sot"
+    )
+    min_suitability: float = Field(
+        0.5, ge=0, le=1, description="threshold of modes router, static and sot"
+    )
     min_answer_tokens: int = Field(80, ge=1, description="shorter predicted answers go direct")
     max_segments: int = Field(8, ge=2, description="lines of a sketch")
     min_segments: int = Field(2, ge=2, description="fewer are answered directly")

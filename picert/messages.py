@@ -311,6 +311,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     finish_reason: Literal["stop", "length"]
     route: TakenRoute
     reasons: tuple[str, ...]
+    candidates: tuple[str, ...] = ()  # ways to serve it that were weighed, in mode pice
     segments: tuple[SegmentReport, ...]
     usage: Usage
     prompt_tokens: int  # of the visible conversation, by the cloud's tokenizer

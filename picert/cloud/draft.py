@@ -51,6 +51,8 @@ class Draft:
         self.reports: dict[int, SegmentReport] = {}
         self.finish_reason: Literal["stop", "length"] = "stop"
         self.prompt_tokens = 0
+        self.expected_tokens = 0  # of the answer, as planned
+        self.candidates: tuple[str, ...] = ()  # what the plan was chosen from
         self.queue_s = 0.0
         self.sketch_s = 0.0
         self._usage = {name: 0 for name in Usage.__struct_fields__}
@@ -162,6 +164,7 @@ class Draft:
             finish_reason=self.finish_reason,
             route=self.route,
             reasons=tuple(self.reasons),
+            candidates=self.candidates,
             segments=tuple(self.reports[index] for index in sorted(self.reports)),
             usage=Usage(**self._usage),
             prompt_tokens=self.prompt_tokens,

@@ -18,6 +18,7 @@ from picert.errors import EdgeLost, PicertError, error_from_code
 from picert.log import get_logger
 from picert.messages import AnswerJob, Cancel, ExpandJob, Expansion, Failure, Hello, TextDelta
 from picert.pice.dispatch import DispatchQueue, EdgeView, choose_edge, job_size
+from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import choose_model
@@ -177,7 +178,13 @@ class EdgePool:
             num_edge_jobs=len(self._queue) + sum(view.num_in_flight for view in ready),
             num_cloud_running=num_cloud_running,
             edge_context=min(contexts, default=None),
+            edges=tuple(self._state(view) for view in ready),
         )
+
+    def _state(self, view: EdgeView) -> EdgeState:
+        seat = self._seats[view.name]
+        writer = max(seat.hello.models, key=lambda model: model.num_parameters).name
+        return EdgeState(view.slots, view.num_in_flight, seat.speed, model=writer)
 
     def model_of(self, assignment: Assignment) -> str:
         """The model that writes a job at its edge."""

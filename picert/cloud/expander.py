@@ -25,6 +25,8 @@ from picert.pice.grouping import group
 from picert.pice.merge import Merger
 from picert.pice.policy import Plan, job_deadline_s
 from picert.pice.prompts import PromptBook
+from picert.pice.quality import QualityTable
+from picert.pice.router import classify
 from picert.pice.shaping import ExpansionShaper
 
 CLOUD = "cloud"  # who wrote a segment that no edge did
@@ -38,6 +40,7 @@ class Means:
     writer: CloudWriter
     prompts: PromptBook
     policy: PolicyConfig
+    quality: QualityTable
 
 
 class Expander:
@@ -116,7 +119,11 @@ class Expander:
         edge = assignment.edge or ""
         self._draft.count_edge(expansion)
         choice = self._choose(segment, expansion)
-        if choice.expansion is None:
+        is_fit = choice.expansion is not None
+        self._means.quality.observe(
+            *(expansion.model, self._plan.level, classify(self._question), float(is_fit))
+        )
+        if not is_fit:
             self._explain(segment, f"{edge}: {', '.join(choice.reasons)}")
             if self._may_repair(segment):
                 self._discard(segment)

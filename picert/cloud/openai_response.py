@@ -41,6 +41,7 @@ class PicertReport(BaseModel):
 
     route: str
     reasons: list[str]
+    candidates: list[str] | None = None  # ways to serve it that were weighed, where asked for
     segments: list[SegmentOut]
     edges: list[str]
     cloud_prompt_tokens: int
@@ -105,6 +106,7 @@ def report(done: Done, explain: bool) -> PicertReport:
     return PicertReport(
         route=done.route,
         reasons=list(done.reasons),
+        candidates=list(done.candidates) if explain else None,
         segments=segments,
         edges=edges(done),
         **msgspec.structs.asdict(done.usage),

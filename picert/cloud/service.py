@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
@@ -21,9 +22,12 @@ from picert.engine.loop import EngineLoop
 from picert.errors import InvalidRequest, PicertError, QueueFull
 from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
+from picert.pice.features import read_request
 from picert.pice.length import LengthPredictor
-from picert.pice.policy import Plan, job_deadline_s, plan, read_request
+from picert.pice.policy import Plan, job_deadline_s, plan
+from picert.pice.price import BacklogPrice
 from picert.pice.prompts import PromptBook
+from picert.pice.quality import QualityTable
 from picert.pice.sketch import SketchParser
 
 logger = get_logger(__name__)
@@ -48,8 +52,10 @@ class CloudService:
         self._prompts = prompts
         self._config = config
         self._clock = clock
-        self._means = Means(edges, self._writer, prompts, config.policy)
+        self._quality = QualityTable()
+        self._means = Means(edges, self._writer, prompts, config.policy, self._quality)
         self._lengths = LengthPredictor()
+        self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
         self._drafts: dict[str, Draft] = {}
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
@@ -135,10 +141,18 @@ class CloudService:
         request = draft.request
         draft.prompt_tokens = self._writer.count_prompt(request.messages)
         features = read_request(request, draft.prompt_tokens, self._lengths)
-        load = self._edges.load(self._writer.num_running)
-        chosen = plan(features, load, self._writer.speed, self._config.policy)
+        policy, writer = self._config.policy, self._writer
+        load = replace(
+            self._edges.load(writer.num_running),
+            cloud_slots=writer.slots,
+            cloud_wait_s=writer.wait_s,
+            price=self._price.update(writer.backlog_s, self._clock()),
+        )
+        chosen = plan(features, load, writer.speed, policy, self._quality)
         draft.route = chosen.route
+        draft.expected_tokens = features.length.p50
         draft.reasons += chosen.reasons
+        draft.candidates = tuple(map(str, chosen.candidates))
         draft.note("plan", text=chosen.route)
         return chosen
 

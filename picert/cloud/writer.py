@@ -23,7 +23,9 @@ class CloudWriter:
         self.model = loop.engine.identity.name
         self.tokenizer = loop.engine.tokenizer
         self.speed = SpeedProfile()
+        self.slots = loop.engine.config.max_num_seqs
         self.num_running = 0
+        self._left: dict[str, int] = {}  # tokens that each open text is expected to get yet
         self._loop = loop
         self._clock = clock
 
@@ -40,27 +42,43 @@ class CloudWriter:
         Closing the iterator aborts the sequence.
         """
         ids = self.tokenizer.encode_chat(prompt.messages, prefill=prompt.prefill)
-        stream = self._loop.stream(
-            f"{draft.request.request_id}/{part}",
-            *(ids, prompt.sampling),
-            deadline_s=draft.remaining_s,
-        )
+        name = f"{draft.request.request_id}/{part}"
+        stream = self._loop.stream(name, ids, prompt.sampling, deadline_s=draft.remaining_s)
+        expected = min(prompt.sampling.max_tokens, draft.expected_tokens)
         began, last = self._clock(), None
         self.num_running += 1
+        self._left[name] = expected
         try:
             async with aclosing(stream) as outputs:
                 async for output in outputs:
                     if last is None:
                         draft.queue_s += output.queue_s
+                        self._observe_first(output, self._clock() - began)
+                        began = self._clock()
                     last = output
+                    self._left[name] = max(0, expected - output.num_completion_tokens)
                     yield output
         finally:
             self.num_running -= 1
+            del self._left[name]
             if last is not None:
                 draft.count_cloud(last)
-                self._observe(last, self._clock() - began)
+                seconds, batch = self._clock() - began, self.num_running + 1
+                self.speed.observe_decode(last.num_completion_tokens - 1, seconds, batch)
 
-    def _observe(self, output: Output, seconds: float) -> None:
-        prompt_tokens = output.num_prompt_tokens - output.num_cached_tokens
-        batch = self.num_running + 1
-        self.speed.observe(prompt_tokens, output.num_completion_tokens, seconds, batch)
+    @property
+    def backlog_s(self) -> float:
+        """Seconds of a full engine that open texts are expected to take yet."""
+        each = self.speed.decode_seconds(1, self.slots) / self.slots
+        return each * sum(self._left.values())
+
+    @property
+    def wait_s(self) -> float:
+        """Until a text that is begun now would get its first step: the time in which as many open
+        ones end as there are too many."""
+        too_many = self.num_running + 1 - self.slots
+        return max(0, too_many) * self.backlog_s / max(1, self.num_running)
+
+    def _observe_first(self, output: Output, seconds: float) -> None:
+        num_read = output.num_prompt_tokens - output.num_cached_tokens
+        self.speed.observe_prefill(num_read, seconds - output.queue_s)

@@ -1,42 +1,34 @@
 """plan(): direct, edge-only, or a sketch of so many tokens; a pure function that gives its reasons.
 
-What it does today: a forced route is kept where it can be; else a question is sketched that suits
-it, is long enough to pay, fits the user's limit and finds edges that are not overrun. `edge_only`
-is never chosen by itself, because nothing yet measures what a small model answers well.
-
-A sketch shows the edges the question alone. So a conversation with earlier turns, or with a system
-message that says more than "you are a helpful assistant", is answered directly unless the route is
-forced; the same holds for sampling options that a text of several writers cannot honour.
+A forced route is kept where it can be. Else, in mode pice, every way to serve the question is
+predicted and priced (options.py) and the cheapest is taken; the other modes are the baselines.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from picert.config import PolicyConfig
-from picert.messages import ChatMessage, Request, Route
-from picert.pice.length import LengthForecast, LengthPredictor, requested_points
+from picert.messages import Route
+from picert.pice.length import LengthForecast
+from picert.pice.objective import Candidate, CloudState, EdgeState, Outlook, least_loaded
+from picert.pice.options import TOKENS_PER_POINT, Options, Question
 from picert.pice.profile import SpeedProfile, predicted_seconds
-from picert.pice.router import Suitability, suitability
+from picert.pice.quality import QualityTable
+from picert.pice.router import Suitability, is_one_fact
 from picert.pice.wording import counted
 
 PlannedRoute = Literal["direct", "edge_only", "sketch"]
 Writer = Literal["edges", "cloud"]  # who expands a sketch
 
-_TOKENS_PER_POINT = 45  # of a direct answer that one sketch line stands for
-_MIN_LINE_TOKENS = 10  # a sketch line with its number
+_MIN_LINE_TOKENS = 10  # budget of a sketch line with its number
 _MIN_EXPANSION_TOKENS = 16  # less than a sentence is no expansion
 _EXPANSION_ROOM = 1.6  # budget over expected length, so that most expansions end by themselves
 _PROMPT_OVERHEAD = 400  # tokens of rules and examples around the question at an edge
 _MAX_JOBS_PER_SLOT = 4  # edges with more work than this waiting are overrun
 _DEADLINE_FACTOR = 4.0  # over the predicted time
-_NEUTRAL_SYSTEM = re.compile(
-    r"(?:you are [\w ,]{1,40}, (?:created|made|trained|built) by [\w ]{1,40}\. )?"
-    r"you are (?:an? )?(?:(?:very|helpful|friendly|honest|harmless|useful|polite|ai|and),? )*"
-    r"assistant[.!]?"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,10 @@ class Load:
     num_edge_jobs: int = 0  # running at edges or waiting for one
     num_cloud_running: int = 0
     edge_context: int | None = None  # smallest context among those edges, in tokens; None: unknown
+    edges: tuple[EdgeState, ...] = ()  # those edges one by one; empty: all alike, speed unknown
+    cloud_slots: int = 16  # texts that the cloud writes at once
+    cloud_wait_s: float = 0.0  # until a new text of the cloud gets its first step
+    price: float = 0.0  # of a cloud second, see price.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,42 +71,158 @@ class Plan:
     max_segments: int = 0
     expansion_tokens: int = 0  # budget of each expansion
     writer: Writer = "edges"
+    width: int = 1  # candidates of each segment
+    level: float = 0.0  # sketch tokens over answer tokens
+    candidates: tuple[Candidate, ...] = ()  # what the choice was made from, in mode pice
 
 
-def read_request(request: Request, prompt_tokens: int, lengths: LengthPredictor) -> PlanInput:
-    """Everything `plan` wants to know of `request`."""
-    last = request.messages[-1] if request.messages else None
-    question = last.content if last is not None and last.role == "user" else ""
-    return PlanInput(
-        question=question,
-        suitability=suitability(question),
-        length=lengths.predict(question),
-        prompt_tokens=prompt_tokens,
-        max_tokens=request.sampling.max_tokens,
-        route=request.route,
-        sketch_tokens=request.sketch_tokens,
-        points=requested_points(question),
-        obstacles=_obstacles(request),
-    )
-
-
-def plan(features: PlanInput, load: Load, profile: SpeedProfile, config: PolicyConfig) -> Plan:
-    """Choose the route. A forced route is kept unless no edge can serve it; the last reason says
-    what decided."""
+def plan(
+    features: PlanInput,
+    load: Load,
+    profile: SpeedProfile,
+    config: PolicyConfig,
+    quality: QualityTable | None = None,
+) -> Plan:
+    """Choose the route; `profile` is the cloud's speed. A forced route is kept unless no edge can
+    serve it; the last reason says what decided."""
     if features.route == "direct":
         return Plan("direct", ("the request asks for a direct answer",))
     if features.route == "edge_only":
         return _plan_edge_only(features, load, "the request asks for an edge")
     facts = _facts(features, profile)
+    if config.mode == "pice":
+        options = _options(features, load, profile, config, quality or QualityTable())
+        if features.route == "sketch":
+            return _plan_forced_sketch(features, load, config, facts, options)
+        return _plan_cheapest(features, load, config, facts, options)
     if features.route == "auto":
-        return _plan_by_mode(features, load, config, facts)
+        return _plan_baseline(features, load, config, facts)
     return _plan_sketch(features, load, config, facts)
 
 
-def _plan_by_mode(
+def _options(
+    features: PlanInput,
+    load: Load,
+    profile: SpeedProfile,
+    config: PolicyConfig,
+    quality: QualityTable,
+) -> Options:
+    """The ways to serve this request now."""
+    length = LengthForecast(
+        min(features.length.p50, features.max_tokens), min(features.length.p90, features.max_tokens)
+    )
+    question = Question(
+        features.suitability, length, features.points, is_one_fact(features.question)
+    )
+    cloud = CloudState(profile, load.num_cloud_running, load.cloud_slots, load.cloud_wait_s)
+    outlook = Outlook(
+        cloud=cloud,
+        edges=least_loaded(_edge_states(load)),
+        prompt_tokens=features.prompt_tokens,
+        is_eager=config.uses("eager_dispatch"),
+        price=load.price,
+    )
+    return Options(question, outlook, config, quality)
+
+
+def _edge_states(load: Load) -> list[EdgeState]:
+    """The edges with their share of the jobs that wait for one."""
+    edges = load.edges
+    if not edges and load.num_edges > 0 and load.edge_slots > 0:
+        slots = max(1, load.edge_slots // load.num_edges)
+        edges = (EdgeState(slots, 0, SpeedProfile()),) * load.num_edges
+    num_slots = sum(edge.slots for edge in edges)
+    num_waiting = max(0, load.num_edge_jobs - sum(edge.num_in_flight for edge in edges))
+    return [
+        replace(
+            edge, num_in_flight=edge.num_in_flight + round(num_waiting * edge.slots / num_slots)
+        )
+        for edge in edges
+    ]
+
+
+def _plan_cheapest(
+    features: PlanInput,
+    load: Load,
+    config: PolicyConfig,
+    facts: tuple[str, ...],
+    options: Options,
+) -> Plan:
+    """The candidate with the least cost among those that nothing speaks against."""
+    hindrance = _no_question(features) or _hindrance(features, config)
+    against_sketch = hindrance or _no_edge(load, _most_tokens(features, config))
+    needed = features.prompt_tokens + features.max_tokens
+    against_edge = (features.obstacles or (None,))[0] or _no_edge(load, needed)
+    candidates = (
+        options.direct(),
+        options.edge_only(against_edge),
+        *options.sketches(against_sketch),
+    )
+    best = options.best(candidates)
+    facts = (*facts, f"price {options.price:.2f}")
+    if best.route == "direct":
+        why = against_sketch or _why_direct(candidates)
+        return Plan("direct", (*facts, f"direct: {why}"), candidates=candidates)
+    if best.route == "edge_only":
+        return Plan("edge_only", (*facts, f"edge_only: {best}"), candidates=candidates)
+    chosen = _sketch_plan(features, config, best)
+    reason = f"sketch: {best}, over {counted(load.num_edges, 'edge')}"
+    return replace(chosen, reasons=(*facts, reason), candidates=candidates)
+
+
+def _plan_forced_sketch(
+    features: PlanInput,
+    load: Load,
+    config: PolicyConfig,
+    facts: tuple[str, ...],
+    options: Options,
+) -> Plan:
+    """The best sketch there is, whatever it costs: the request asks for one."""
+    smallest = _budgets(features, config, config.min_segments)
+    no_room = f"max_tokens {features.max_tokens} leaves no room for a sketch"
+    against = (
+        _no_question(features)
+        or (no_room if smallest.num_points < config.min_segments else None)
+        or _no_edge(load, _most_tokens(features, config))
+    )
+    if against:
+        return Plan("direct", (*facts, f"direct: {against}"))
+    candidates: tuple[Candidate, ...]
+    if features.sketch_tokens:
+        candidates = (options.sketch_of(features.sketch_tokens),)
+    else:
+        candidates = tuple(options.sketches()) or (options.smallest_sketch(),)
+    best = options.widened(min(candidates, key=lambda c: c.cost))
+    chosen = _sketch_plan(features, config, best)
+    reason = f"the request asks for a sketch; {best}"
+    return replace(chosen, reasons=(*facts, reason), candidates=candidates)
+
+
+def _sketch_plan(features: PlanInput, config: PolicyConfig, best: Candidate) -> Plan:
+    budget = _budgets(features, config, best.num_points)
+    return Plan(
+        "sketch",
+        (),
+        *(budget.sketch_tokens, budget.num_points, budget.expansion_tokens),
+        width=best.width,
+        level=best.level,
+    )
+
+
+def _why_direct(candidates: Sequence[Candidate]) -> str:
+    sketches = [c for c in candidates if c.route == "sketch"]
+    if not sketches:
+        return "the answer is too short for a sketch"
+    best = min(sketches, key=lambda c: (c.against is not None, c.cost))
+    if best.against:
+        return f"no sketch will do, of the best {best.against}"
+    return f"a sketch would cost more ({best})"
+
+
+def _plan_baseline(
     features: PlanInput, load: Load, config: PolicyConfig, facts: tuple[str, ...]
 ) -> Plan:
-    """The route of a request that leaves it to the policy: pice's, or that of a baseline."""
+    """The route of a request that leaves it to the policy, in a mode other than pice."""
     if config.mode == "direct":
         return Plan("direct", (*facts, "mode direct: the cloud answers everything"))
     if config.mode == "edge_only":
@@ -124,7 +236,7 @@ def _plan_by_mode(
         return Plan("direct", (*facts, f"mode router: suitability is under {least:g}"))
     against = _against_sketch(features, load, config)
     if against:
-        return Plan("direct", (*facts, against))
+        return Plan("direct", (*facts, f"direct: {against}"))
     return _plan_sketch(features, load, config, facts)
 
 
@@ -135,26 +247,6 @@ def job_deadline_s(
     predicted time, with `config.job_timeout_s` as the floor."""
     predicted = predicted_seconds(profile, prompt_tokens + _PROMPT_OVERHEAD, max_tokens, batch)
     return max(config.job_timeout_s, _DEADLINE_FACTOR * predicted)
-
-
-def _obstacles(request: Request) -> tuple[str, ...]:
-    """What of a request would be lost if several models wrote its answer from the question."""
-    sampling = request.sampling
-    system = [m for m in request.messages if m.role == "system"]
-    checks = (
-        (len(request.messages) > len(system) + 1, "the conversation has earlier turns"),
-        (any(not _is_neutral(m) for m in system), "the system message asks for more than help"),
-        (bool(sampling.stop or sampling.stop_token_ids), "stop strings or tokens are set"),
-        (sampling.logprobs is not None, "log-probabilities are asked for"),
-        (bool(sampling.logit_bias), "logit_bias is set"),
-        (sampling.min_tokens > 0 or sampling.ignore_eos, "a minimum length is set"),
-    )
-    return tuple(reason for holds, reason in checks if holds)
-
-
-def _is_neutral(message: ChatMessage) -> bool:
-    text = " ".join(message.content.casefold().split())
-    return not text or _NEUTRAL_SYSTEM.fullmatch(text) is not None
 
 
 def _facts(features: PlanInput, profile: SpeedProfile) -> tuple[str, ...]:
@@ -168,59 +260,83 @@ def _facts(features: PlanInput, profile: SpeedProfile) -> tuple[str, ...]:
 
 
 def _against_sketch(features: PlanInput, load: Load, config: PolicyConfig) -> str | None:
-    """The first reason why an unforced request is not sketched, if there is one."""
+    """The first reason why a baseline does not sketch an unforced request, if there is one."""
+    hindrance = _hindrance(features, config)
+    if hindrance:
+        return hindrance
+    if features.suitability.score < config.min_suitability:
+        return f"suitability is under {config.min_suitability:g}"
+    if config.mode != "sot" and load.num_edge_jobs >= _MAX_JOBS_PER_SLOT * load.edge_slots > 0:
+        return f"{load.num_edge_jobs} jobs wait for {counted(load.edge_slots, 'edge slot')}"
+    return None
+
+
+def _hindrance(features: PlanInput, config: PolicyConfig) -> str | None:
+    """Why no sketch could serve an unforced request, whatever the load."""
     expected = min(features.length.p50, features.max_tokens)
     points = features.points or 0
     if features.obstacles:
-        return f"direct: {features.obstacles[0]}"
-    if features.suitability.score < config.min_suitability:
-        return f"direct: suitability is under {config.min_suitability:g}"
+        return features.obstacles[0]
     if expected < config.min_answer_tokens:
-        return f"direct: {expected} tokens are under {config.min_answer_tokens}, too few to share"
+        return f"{expected} tokens are under {config.min_answer_tokens}, too few to share"
     if points > config.max_segments:
-        return f"direct: {points} points are asked for, a sketch has at most {config.max_segments}"
-    if config.mode != "sot" and load.num_edge_jobs >= _MAX_JOBS_PER_SLOT * load.edge_slots > 0:
-        return f"direct: {load.num_edge_jobs} jobs wait for {counted(load.edge_slots, 'edge slot')}"
+        return f"{points} points are asked for, a sketch has at most {config.max_segments}"
     return None
+
+
+def _no_question(features: PlanInput) -> str | None:
+    is_there = features.question.strip()
+    return None if is_there else "the last message is not a question of the user's"
 
 
 def _plan_edge_only(features: PlanInput, load: Load, why: str) -> Plan:
     needed = features.prompt_tokens + features.max_tokens
     against = _no_edge(load, needed)
     if against:
-        return Plan("direct", (against,))
+        return Plan("direct", (f"direct: {against}",))
     return Plan("edge_only", (why,))
 
 
 def _plan_sketch(
     features: PlanInput, load: Load, config: PolicyConfig, facts: tuple[str, ...]
 ) -> Plan:
-    """The budgets of a sketch, or a direct answer where there is no room for one or no edge."""
-    if not features.question.strip():
-        return Plan("direct", (*facts, "direct: the last message is not a question of the user's"))
-    num_points, sketch_tokens, expansion_tokens = _budgets(features, config)
-    if num_points < config.min_segments:
+    """A baseline's sketch of the fixed level, or a direct answer where there is no room for one or
+    no edge."""
+    against = _no_question(features)
+    if against:
+        return Plan("direct", (*facts, f"direct: {against}"))
+    expected = min(max(features.length.p50, config.min_answer_tokens), features.max_tokens)
+    wanted = features.points or max(config.min_segments + 1, round(expected / TOKENS_PER_POINT))
+    budget = _budgets(features, config, wanted)
+    if budget.num_points < config.min_segments:
         limit = features.max_tokens
         return Plan("direct", (*facts, f"direct: max_tokens {limit} leaves no room for a sketch"))
     writer: Writer = "cloud" if config.mode == "sot" else "edges"
-    needed = features.prompt_tokens + sketch_tokens + expansion_tokens + _PROMPT_OVERHEAD
-    against = _no_edge(load, needed) if writer == "edges" else None
+    against = _no_edge(load, _most_tokens(features, config)) if writer == "edges" else None
     if against:
-        return Plan("direct", (*facts, against))
+        return Plan("direct", (*facts, f"direct: {against}"))
     chosen = "the request asks for a sketch" if features.route == "sketch" else "sketch: it suits"
     where = f"over {counted(load.num_edges, 'edge')}" if writer == "edges" else "by the cloud"
+    numbers = (budget.sketch_tokens, budget.num_points, budget.expansion_tokens)
     reason = (
-        f"{chosen}; {sketch_tokens} sketch tokens, at most {num_points} points of "
-        f"{expansion_tokens} tokens {where}"
+        f"{chosen}; {budget.sketch_tokens} sketch tokens, at most {budget.num_points} points of "
+        f"{budget.expansion_tokens} tokens {where}"
     )
-    return Plan("sketch", (*facts, reason), sketch_tokens, num_points, expansion_tokens, writer)
+    return Plan("sketch", (*facts, reason), *numbers, writer=writer, level=config.sketch_ratio)
 
 
-def _budgets(features: PlanInput, config: PolicyConfig) -> tuple[int, int, int]:
-    """Points, sketch tokens and tokens per expansion, together within the user's limit; fewer than
-    `min_segments` points where the limit is too small."""
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """What a sketch may hold, together within the user's limit on the answer."""
+
+    num_points: int  # fewer than `min_segments` where that limit is too small
+    sketch_tokens: int
+    expansion_tokens: int  # of each
+
+
+def _budgets(features: PlanInput, config: PolicyConfig, wanted: int) -> _Budget:
+    """Of a sketch of `wanted` points, as far as there is room for them."""
     expected = min(max(features.length.p50, config.min_answer_tokens), features.max_tokens)
-    wanted = features.points or max(config.min_segments + 1, round(expected / _TOKENS_PER_POINT))
     sketch_tokens = features.sketch_tokens or max(
         round(config.sketch_ratio * expected), _MIN_LINE_TOKENS * min(wanted, config.max_segments)
     )
@@ -234,13 +350,19 @@ def _budgets(features: PlanInput, config: PolicyConfig) -> tuple[int, int, int]:
     )
     share = round(_EXPANSION_ROOM * expected / max(1, num_points))
     expansion_tokens = min(config.max_expansion_tokens, room // max(1, num_points), max(32, share))
-    return num_points, sketch_tokens, expansion_tokens
+    return _Budget(num_points, sketch_tokens, expansion_tokens)
+
+
+def _most_tokens(features: PlanInput, config: PolicyConfig) -> int:
+    """That an edge may have to hold for one segment."""
+    sketch = features.sketch_tokens or _MIN_LINE_TOKENS * config.max_segments
+    return features.prompt_tokens + sketch + config.max_expansion_tokens + _PROMPT_OVERHEAD
 
 
 def _no_edge(load: Load, needed_tokens: int) -> str | None:
     """Why no edge could take a prompt and text of `needed_tokens`, if so."""
     if load.num_edges < 1:
-        return "direct: no edge is connected"
+        return "no edge is connected"
     if load.edge_context is not None and needed_tokens > load.edge_context:
-        return f"direct: {needed_tokens} tokens are over the edges' context of {load.edge_context}"
+        return f"{needed_tokens} tokens are over the edges' context of {load.edge_context}"
     return None

@@ -244,6 +244,16 @@ async def test_all_edges_gone_mid_answer_still_gives_a_complete_answer() -> None
     assert {segment.edge for segment in done.segments} == {"cloud"}
 
 
+async def test_route_that_the_policy_chose_tells_what_it_was_chosen_from() -> None:
+    async with cloud(write_all, "e1", "e2") as (service, _, _link):
+        _, done = await ask(service, request("auto"))
+    assert done.route == "sketch"
+    assert [told.split()[0].rstrip(":") for told in done.candidates[:3]] == [
+        *("direct", "edge_only", "sketch")
+    ]
+    assert any(reason.startswith("price") for reason in done.reasons)
+
+
 async def test_sketch_with_one_point_falls_back_to_a_direct_answer() -> None:
     async with cloud(write_all, "e1", says=script([" Only one point\n"])) as (service, _, link):
         text, done = await ask(service, request())

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from picert.config import Mode, PolicyConfig
 from picert.messages import ChatMessage, Request, Role, Route, SamplingParams
+from picert.pice.features import read_request
 from picert.pice.length import LengthForecast, LengthPredictor
-from picert.pice.policy import Load, Plan, PlanInput, job_deadline_s, plan, read_request
+from picert.pice.policy import Load, Plan, PlanInput, job_deadline_s, plan
 from picert.pice.profile import SpeedProfile
 from picert.pice.router import Suitability
 
@@ -43,8 +44,8 @@ def test_a_question_of_several_points_is_sketched_within_its_budgets() -> None:
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (_request(("user", "What is 17 * 23?")), "suitability"),
-        (_request(("user", "What are the benefits of tea? Answer in two sentences.")), "suitab"),
+        (_request(("user", "What is 17 * 23?")), "quality would be under 0.9"),
+        (_request(("user", "What are the benefits of tea? Answer in two sentences.")), "too few"),
         (_request(("user", "List three benefits of tea in about 40 words.")), "too few to share"),
         (_request(("user", "List 30 ways to reuse a jar.")), "30 points"),
         (_request(max_tokens=60), "too few to share"),
@@ -74,7 +75,13 @@ def test_no_edge_means_direct(route: Route) -> None:
 def test_edges_that_are_overrun_mean_direct() -> None:
     chosen = _plan(_request(), Load(num_edges=1, edge_slots=2, num_edge_jobs=8))
     assert chosen.route == "direct"
-    assert "8 jobs wait for 2 edge slots" in chosen.reasons[-1]
+    assert "it would take longer" in chosen.reasons[-1]
+
+
+def test_a_baseline_counts_the_jobs_that_wait() -> None:
+    busy, static = Load(num_edges=1, edge_slots=2, num_edge_jobs=8), PolicyConfig(mode="static")
+    chosen = _plan(_request(), busy, static)
+    assert chosen.reasons[-1] == "direct: 8 jobs wait for 2 edge slots"
 
 
 def test_a_prompt_over_the_edges_context_is_direct() -> None:
@@ -174,10 +181,19 @@ def test_the_cloud_expands_its_own_sketch_without_edges() -> None:
 
 
 def test_reasons_tell_suitability_length_and_what_decided() -> None:
-    first, second, last = _plan(_request()).reasons
+    first, second, third, last = _plan(_request()).reasons
     assert "suitability" in first
     assert "tokens" in second
-    assert last.startswith("sketch: it suits")
+    assert third == "price 0.00"
+    assert last.startswith("sketch: sketch at")
+
+
+def test_every_candidate_tells_its_numbers() -> None:
+    told = [str(candidate) for candidate in _plan(_request()).candidates]
+    assert [text.partition(":")[0].split()[0] for text in told[:3]] == [
+        *("direct", "edge_only", "sketch")
+    ]
+    assert all("T " in text and "C " in text and "Q " in text for text in told)
 
 
 def test_deadlines_have_a_floor_and_grow_with_the_work() -> None:

@@ -42,7 +42,9 @@ class ScriptedLoop:
 
     def __init__(self, script: Script) -> None:
         self.engine = SimpleNamespace(
-            tokenizer=ByteTokens(), identity=SimpleNamespace(name="large")
+            tokenizer=ByteTokens(),
+            identity=SimpleNamespace(name="large"),
+            config=SimpleNamespace(max_num_seqs=8),
         )
         self.open: set[str] = set()
         self.prompts: dict[str, str] = {}

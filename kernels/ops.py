@@ -10,7 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from picert.kernels.quant_weight import QuantWeight
+
+Weight = Tensor | QuantWeight  # of a matrix: [out, in]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,7 @@ class AttentionMeta:
     All tensors int32 on the step's device.
     """
 
-    slot_mapping: Tensor  # [T]
+    slot_mapping: Tensor  # [T] negative: the token is only there to fill up, and goes nowhere
     query_start: (
         Tensor  # [S + 1] the step's tokens of sequence s are query_start[s] : query_start[s + 1]
     )
@@ -28,17 +33,28 @@ class AttentionMeta:
     block_tables: Tensor  # [S, max_blocks] padded with 0
     max_query_len: int
     max_context_len: int
+    num_decodes: int = 0  # at least so many sequences at the front have one token in the step
 
 
 class Ops(Protocol):
     """What a back end provides. Nothing keeps state; only `_inplace` writes to an argument."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x[T, in] @ weight[out, in]^T + bias[out] -> [T, out]."""
+    def embed(self, token_ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
+        """weight[token_ids] of a table [V, E] -> [T, E] in `dtype`."""
+        ...
+
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
+        """x[T, in] @ weight[out, in]^T + bias[out] -> [T, out]; packed weights in x's dtype."""
         ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / sqrt(mean(x^2) + eps) * weight over the last axis; statistics in fp32."""
+        ...
+
+    def add_rms_norm(
+        self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """s = x + delta, rounded to their dtype -> (s, rms_norm(s)), all [T, E]."""
         ...
 
     def rope_inplace(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -56,7 +72,7 @@ class Ops(Protocol):
     def store_kv_inplace(
         self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
     ) -> None:
-        """k_cache.view(N * B, G, D)[slot_mapping] = k[T, G, D]; likewise v."""
+        """k_cache.view(N * B, G, D)[slot_mapping] = k[T, G, D]; likewise v; no negative slots."""
         ...
 
     def attention(

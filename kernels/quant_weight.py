@@ -111,6 +111,21 @@ def pack(source: Codes) -> QuantWeight:
     )
 
 
+def unpack(weight: QuantWeight, outputs: Tensor | None = None) -> Tensor:
+    """The values of these outputs, all of them if None: [len(outputs), in] fp32."""
+    chosen = slice(weight.num_outputs) if outputs is None else outputs
+    shifts = weight.bits * torch.arange(groups_of_chunk(weight.bits), device=weight.words.device)
+    words = weight.words[:, chosen, None].int()  # [C, n, 1, 32]
+    codes = (words >> shifts[:, None]) & ((1 << weight.bits) - 1)
+    groups = codes.transpose(0, 1).flatten(1, 2)  # [n, G, 32]
+    zero = 0 if weight.minimum is not None else 1 << (weight.bits - 1)
+    values = (groups - zero).float() * weight.scale[:, chosen].t()[..., None]
+    if weight.minimum is not None:
+        values += weight.minimum[:, chosen].t()[..., None]
+    values *= weight.unit[chosen, None, None]
+    return values.flatten(1)[:, : weight.num_inputs]
+
+
 def quantize(weight: Tensor, bits: Literal[4, 8]) -> Codes:
     """Round weight[out, in] to codes: 4 bits from each group's minimum up, 8 bits around 128."""
     groups = weight.float().view(len(weight), -1, GROUP)

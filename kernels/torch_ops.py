@@ -9,14 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from picert.kernels.ops import AttentionMeta
+from picert.kernels.ops import AttentionMeta, Weight
+from picert.kernels.quant_weight import QuantWeight, unpack
 
 
 class TorchOps:
     """Implements `Ops`; stateless."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """x[T, in] @ weight[out, in]^T + bias[out] -> [T, out]."""
+    def embed(self, token_ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
+        """weight[token_ids] of a table [V, E] -> [T, E] in `dtype`."""
+        if isinstance(weight, QuantWeight):
+            return unpack(weight, token_ids.long()).to(dtype)
+        return weight[token_ids.long()].to(dtype)
+
+    def linear(self, x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
+        """x[T, in] @ weight[out, in]^T + bias[out] -> [T, out]; packed weights in x's dtype."""
+        if isinstance(weight, QuantWeight):
+            weight = unpack(weight).to(x.dtype)
         return F.linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -24,6 +33,13 @@ class TorchOps:
         wide = _at_least_fp32(x)
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
         return (wide * scale * _at_least_fp32(weight)).to(x.dtype)
+
+    def add_rms_norm(
+        self, x: Tensor, delta: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """s = x + delta, rounded to their dtype -> (s, rms_norm(s)), all [T, E]."""
+        total = x + delta
+        return total, self.rms_norm(total, weight, eps)
 
     def rope_inplace(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
         """Rotate pairs (d, d + D/2) of q[T, H, D] and k[T, G, D] by cos, sin [T, D/2]."""
@@ -41,9 +57,11 @@ class TorchOps:
     def store_kv_inplace(
         self, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
     ) -> None:
-        """k_cache.view(N * B, G, D)[slot_mapping] = k[T, G, D]; likewise v."""
+        """k_cache.view(N * B, G, D)[slot_mapping] = k[T, G, D]; likewise v; no negative slots."""
+        is_kept = slot_mapping >= 0
+        slots = slot_mapping[is_kept].long()
         for cache, new in ((k_cache, k), (v_cache, v)):
-            cache.view(-1, *cache.shape[2:])[slot_mapping.long()] = new.to(cache.dtype)
+            cache.view(-1, *cache.shape[2:])[slots] = new[is_kept].to(cache.dtype)
 
     def attention(
         self,

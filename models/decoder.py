@@ -10,31 +10,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from picert.kernels.ops import AttentionMeta, Ops
+from picert.kernels.ops import AttentionMeta, Ops, Weight
+from picert.kernels.quant_weight import QuantWeight
 from picert.models.config import ModelConfig
+from picert.models.quant_codes import Quantization, packed
 from picert.models.rope_table import inv_freq
 from picert.models.weights import Checkpoint, RawTensor, dequantize
 
 KvCache = tuple[Tensor, Tensor]  # keys and values of one layer, each [N, B, G, D]
+Frequencies = tuple[Tensor, float]  # [D/2] fp32, and a factor on cos and sin
 CosSin = tuple[Tensor, Tensor]  # [T, D/2] each, fp32
 
 
 def load_decoder(
-    checkpoint: Checkpoint, ops: Ops, *, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    ops: Ops,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
 ) -> Decoder:
-    """A decoder with the checkpoint's weights, dequantised to `dtype` on `device`."""
+    """A decoder with the checkpoint's weights on `device`, dequantised to `dtype` or packed.
+
+    Raises ModelError for a matrix that cannot be packed as asked.
+    """
     with torch.device("meta"):
         decoder = Decoder(checkpoint.config, ops)
-    state = {
-        name: to_torch(tensor, device=device, dtype=dtype)
-        for name, tensor in checkpoint.tensors.items()
-    }
-    decoder.load_state_dict(state, assign=True)
+    plain: dict[str, Tensor] = {}
+    for name, tensor in checkpoint.tensors.items():
+        weight = packed(name, tensor, quantization, device)
+        if weight is None:
+            plain[name] = to_torch(tensor, device=device, dtype=dtype)
+        else:
+            linear = decoder.get_submodule(name.removesuffix(".weight"))
+            assert isinstance(linear, Linear)
+            linear.pack(weight)
+    decoder.load_state_dict(plain, assign=True)
+    decoder.frequencies = _frequencies(checkpoint.config, device)
     return decoder.requires_grad_(False).eval()
 
 
@@ -56,15 +71,26 @@ class Norm(nn.Module):
         """[..., size] -> the same shape."""
         return self._ops.rms_norm(x, self.weight, self._eps)
 
+    def add(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(x + delta, its norm), all [T, size]; None adds nothing."""
+        if delta is None:
+            return x, self(x)
+        return self._ops.add_rms_norm(x, delta, self.weight, self._eps)
+
 
 class Linear(nn.Module):
     """x @ weight^T + bias; holds both."""
 
     def __init__(self, inputs: int, outputs: int, ops: Ops, *, bias: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.weight: Weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self._ops = ops
+
+    def pack(self, weight: QuantWeight) -> None:
+        """Take packed codes in place of the parameter."""
+        del self.weight  # nn.Module lets a parameter be replaced by its like only
+        self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, inputs] -> [T, outputs]."""
@@ -97,12 +123,22 @@ class Layer(nn.Module):
             self.post_attn_norm = Norm(hidden, eps, ops)
             self.post_ffn_norm = Norm(hidden, eps, ops)
 
-    def forward(self, x: Tensor, cos_sin: CosSin, meta: AttentionMeta, cache: KvCache) -> Tensor:
-        """x[T, E] -> [T, E]; writes the step's keys and values into `cache`."""
-        attended = self._attend(self.attn_norm(x), cos_sin, meta, cache)
-        x = x + (self.post_attn_norm(attended) if self._config.post_norms else attended)
-        expanded = self._feed_forward(self.ffn_norm(x))
-        return x + (self.post_ffn_norm(expanded) if self._config.post_norms else expanded)
+    def forward(
+        self, x: Tensor, delta: Tensor | None, cos_sin: CosSin, meta: AttentionMeta, cache: KvCache
+    ) -> tuple[Tensor, Tensor]:
+        """The layer's input is x + delta, [T, E] each, and so is its output.
+
+        The sum is left to the norm that comes next. Writes the step's keys and values into `cache`.
+        """
+        x, normed = self.attn_norm.add(x, delta)
+        attended = self._attend(normed, cos_sin, meta, cache)
+        if self._config.post_norms:
+            attended = self.post_attn_norm(attended)
+        x, normed = self.ffn_norm.add(x, attended)
+        expanded = self._feed_forward(normed)
+        if self._config.post_norms:
+            expanded = self.post_ffn_norm(expanded)
+        return x, expanded
 
     def _attend(self, x: Tensor, cos_sin: CosSin, meta: AttentionMeta, cache: KvCache) -> Tensor:
         config, ops = self._config, self._ops
@@ -143,8 +179,9 @@ class Decoder(nn.Module):
         self.final_norm = Norm(config.hidden_size, config.rms_norm_eps, ops)
         if not config.tie_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, ops)
-        self._frequencies = inv_freq(config, local=False)
-        self._local_frequencies = inv_freq(config, local=True)
+        # Everywhere and in sliding layers. On the device from the start: a step copies nothing
+        # there, which a captured one could not.
+        self.frequencies: tuple[Frequencies, Frequencies]
 
     @torch.inference_mode()
     def forward(
@@ -159,13 +196,16 @@ class Decoder(nn.Module):
 
         Logits only of the rows `logits_indices` [L]; keys and values of all rows go into `caches`.
         """
-        x = self.embed.weight[token_ids.long()] * self.config.embed_scale
-        everywhere = _cos_sin(positions, *self._frequencies)
-        local = _cos_sin(positions, *self._local_frequencies)
+        x = self._ops.embed(token_ids, self.embed.weight, self.final_norm.weight.dtype)
+        x = x * self.config.embed_scale
+        everywhere, local = (_cos_sin(positions, *of_kind) for of_kind in self.frequencies)
+        delta: Tensor | None = None
         for index, layer in enumerate(self.layers):
             cos_sin = local if self.config.is_sliding(index) else everywhere
-            x = layer(x, cos_sin, meta, caches[index])
-        return self._logits(x[logits_indices.long()])
+            x, delta = layer(x, delta, cos_sin, meta, caches[index])
+        assert delta is not None
+        rows = logits_indices.long()
+        return self._logits(x[rows] + delta[rows])
 
     def _logits(self, x: Tensor) -> Tensor:
         head = self.embed if self.config.tie_embeddings else self.lm_head
@@ -174,6 +214,13 @@ class Decoder(nn.Module):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _cos_sin(positions: Tensor, frequencies: NDArray[np.float32], factor: float) -> CosSin:
-    angles = positions[:, None].float() * torch.tensor(frequencies, device=positions.device)
+def _frequencies(config: ModelConfig, device: torch.device) -> tuple[Frequencies, Frequencies]:
+    """Of all layers, and of those that slide."""
+    tables = (inv_freq(config, local=local) for local in (False, True))
+    everywhere, local = ((torch.tensor(t, device=device), factor) for t, factor in tables)
+    return everywhere, local
+
+
+def _cos_sin(positions: Tensor, frequencies: Tensor, factor: float) -> CosSin:
+    angles = positions[:, None].float() * frequencies
     return angles.cos() * factor, angles.sin() * factor

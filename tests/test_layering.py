@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hub_sources": {*BASE, "log"},
     "kernels": {*BASE, "kernels"},
     "kernels.native_ops": {*BASE, "kernels", "_C"},
-    "models": {*BASE, "models", "kernels.ops"},
+    "models": {*BASE, "models", "kernels.ops", "kernels.quant_weight"},
     "engine": {*BASE, "engine", "models", "kernels", "messages", "config", "log", "_C"},
     "engine.llm": {*BASE, "engine", "messages", "config", "hub"},
     "pice": {*BASE, "pice", "messages", "config", "_C"},

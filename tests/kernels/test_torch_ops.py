@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from picert.kernels.ops import AttentionMeta
+from picert.kernels.quant_weight import pack, quantize
 from picert.kernels.torch_ops import TorchOps
 
 OPS = TorchOps()
@@ -155,3 +157,30 @@ def test_linear_adds_its_bias() -> None:
     x, weight, bias = noise(3, 5), noise(4, 5, seed=1), noise(4, seed=2)
     torch.testing.assert_close(OPS.linear(x, weight, bias), x @ weight.T + bias)
     torch.testing.assert_close(OPS.linear(x, weight, None), x @ weight.T)
+
+
+def test_fused_norm_is_the_norm_of_the_rounded_sum() -> None:
+    x, delta = (noise(3, 16, seed=seed, dtype=torch.float16) for seed in (0, 1))
+    weight = noise(16, seed=2, dtype=torch.float16)
+    total, normed = OPS.add_rms_norm(x, delta, weight, 1e-5)
+    assert torch.equal(total, x + delta)
+    assert torch.equal(normed, OPS.rms_norm(total, weight, 1e-5))
+
+
+def test_tokens_with_negative_slots_are_stored_nowhere() -> None:
+    caches = [torch.zeros(2, 4, 1, 2) for _ in range(2)]
+    new = torch.ones(3, 1, 2)
+    OPS.store_kv_inplace(new, 2 * new, caches[0], caches[1], int32([-1, 5, -1]))
+    for cache, value in zip(caches, (1, 2), strict=True):
+        assert cache.view(8, 2)[5].tolist() == [value, value]
+        assert float(cache.sum()) == 2 * value
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_weights_are_those_of_their_codes(bits: Literal[4, 8]) -> None:
+    codes = quantize(noise(5, 64, dtype=torch.float32), bits)
+    weight, values = pack(codes), codes.dequantize()
+    x = noise(3, 64, seed=1)
+    torch.testing.assert_close(OPS.linear(x, weight, None), x @ values.t(), rtol=1e-2, atol=1e-2)
+    rows = OPS.embed(int32([4, 0]), weight, torch.float64)
+    torch.testing.assert_close(rows, values[[4, 0]], rtol=1e-3, atol=1e-3)

@@ -39,6 +39,13 @@ class AttentionMeta:
 class Ops(Protocol):
     """What a back end provides. Nothing keeps state; only `_inplace` writes to an argument."""
 
+    @property
+    def only_launches(self) -> bool:
+        """Whether a step only launches work on its device, so that it can be captured as a graph:
+        the host reads no tensor and decides nothing by one.
+        """
+        ...
+
     def embed(self, token_ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
         """weight[token_ids] of a table [V, E] -> [T, E] in `dtype`."""
         ...

@@ -16,6 +16,8 @@ from picert.kernels.quant_weight import QuantWeight, unpack
 class TorchOps:
     """Implements `Ops`; stateless."""
 
+    only_launches = False  # attention reads the lengths of contexts
+
     def embed(self, token_ids: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
         """weight[token_ids] of a table [V, E] -> [T, E] in `dtype`."""
         if isinstance(weight, QuantWeight):

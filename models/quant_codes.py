@@ -100,7 +100,7 @@ def _q5_1(blocks: Bytes) -> _Blocks:
 
 
 def _q8_0(blocks: Bytes) -> _Blocks:
-    return _Blocks(8, 128, blocks[:, 2:34] ^ 0x80, _halves(blocks, 0))  # int8 + 128
+    return _Blocks(8, 128, blocks[:, 2:34] ^ np.uint8(0x80), _halves(blocks, 0))  # int8 + 128
 
 
 def _q4_k(blocks: Bytes) -> _Blocks:
@@ -109,9 +109,9 @@ def _q4_k(blocks: Bytes) -> _Blocks:
 
 def _q5_k(blocks: Bytes) -> _Blocks:
     # Bit g of byte j is the fifth of value j in group g.
-    high = (blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & 1
-    codes = _k_nibbles(blocks[:, 48:176]) | (high << 4).reshape(len(blocks), -1)
-    return _Blocks(8, 0, codes, *_k_scales(blocks))
+    high = (blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
+    fifth = (high << np.uint8(4)).reshape(len(blocks), -1)
+    return _Blocks(8, 0, _k_nibbles(blocks[:, 48:176]) | fifth, *_k_scales(blocks))
 
 
 def _nibbles(words: Bytes) -> Bytes:
@@ -121,7 +121,8 @@ def _nibbles(words: Bytes) -> Bytes:
 
 def _fifth_bits(words: Bytes) -> Bytes:
     """[n, 4] -> [n, 32] of 0 or 16."""
-    return np.unpackbits(words, axis=1, bitorder="little") << 4
+    bits: Bytes = np.unpackbits(words, axis=1, bitorder="little") << np.uint8(4)
+    return bits
 
 
 def _halves(blocks: Bytes, at: int) -> Floats:

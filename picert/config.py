@@ -39,6 +39,10 @@ class EngineConfig(_Frozen):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="of weights and arithmetic in the torch runner"
     )
+    quantization: Literal["auto", "none", "q4", "q8"] = Field(
+        "auto", description="of floating-point weights when loaded; auto and none keep the file's"
+    )
+    cuda_graphs: bool = Field(True, description="on a GPU, a decode step is one captured launch")
     threads: int | None = Field(None, ge=1, description="without it, the cores it may use")
     max_model_len: int | None = Field(
         None, ge=16, description="tokens; else the model's, at most 4,096"

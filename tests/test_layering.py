@@ -66,6 +66,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "models": {"torch", "numpy", "safetensors", "gguf", "tokenizers", "jinja2"},
     "engine": {"numpy", "msgspec"},
     "engine.torch_runner": {"torch", "numpy"},
+    "engine.streams": {"torch"},
     "engine.sequence": {"msgspec"},
     "engine.scheduler": {"numpy"},
     "pice": {"tomli", "msgspec"},
@@ -92,6 +93,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 IMPORT_BY_NAME = {
     "picert/__init__.py": "public names load on first use: a client does not need torch",
     "picert/engine/runner.py": "the native runner has no use for torch, seconds and 200 MB",
+    "picert/engine/torch_runner.py": "triton, for GPUs alone, is not made for all systems",
     "picert/cli.py": "--help must not wait for torch: a command's module loads when it is run",
 }
 UNSAFE = re.compile(

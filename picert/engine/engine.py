@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ import numpy as np
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.kv_cache import plan_kv
-from picert.engine.machine import available_memory
-from picert.engine.runner import Runner, load_runner
+from picert.engine.runner import PendingLogits, Runner, load_runner
 from picert.engine.sampler import (
     FloatArray,
+    Masks,
     Sampler,
     SamplingState,
     TokenMask,
+    masks_of,
     sampling_state,
 )
 from picert.engine.scheduler import Scheduler, SchedulerLimits
@@ -35,6 +37,17 @@ from picert.models.tokenizer import Tokenizer, load_tokenizer
 from picert.models.weights import load_checkpoint
 
 logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step between its launch and its logits [L, V]."""
+
+    seq_ids: list[int]  # [L]
+    states: list[SamplingState]  # [L]
+    masks: Masks
+    pending: PendingLogits
+    launch_s: float
 
 
 class Engine:
@@ -56,7 +69,7 @@ class Engine:
             config,
             max_position=runner.config.max_position,
             bytes_per_token=runner.kv_bytes_per_token,
-            available_bytes=available_memory(),
+            available_bytes=runner.available_bytes(),
         )
         runner.allocate_kv(self.kv_plan.num_blocks, self.kv_plan.block_size)
         self._runner = runner
@@ -72,6 +85,8 @@ class Engine:
         self._sampling: dict[int, SamplingState] = {}
         self._next_seq_id = 0
         self._is_sound = True  # False within a step, so for good once one has raised
+        self._flight: _Flight | None = None
+        self._step_started_at = 0.0
 
     def _limits(self) -> SchedulerLimits:
         """The step's budget is raised where it could not hold all decodes, or a whole prompt."""
@@ -162,14 +177,29 @@ class Engine:
 
         Raises Unavailable for good after a step that raised: half of its K/V may be missing.
         """
+        self.begin_step()
+        return self.end_step()
+
+    def begin_step(self) -> None:
+        """Schedule a step and hand it to the runner, for whom the caller need not wait yet.
+
+        Until `end_step`, which must follow, no request may be added or aborted. Raises as `step`.
+        """
         self._check_sound()
         self._is_sound = False
         started_at = self._clock()
         batch = self._scheduler.schedule()
+        self._flight = None
         if batch is not None:
             self._note_started(batch, started_at)
-        outputs = [] if batch is None else self._postprocess(batch, self._run(batch))
-        self.stats.record_step(self._clock() - started_at)
+            self._flight = self._launch(batch)
+        self._step_started_at = started_at
+
+    def end_step(self) -> list[Output]:
+        """Wait for the step that was begun, and sample. Returns and raises as `step`."""
+        flight, self._flight = self._flight, None
+        outputs = [] if flight is None else self._postprocess(flight, self._wait(flight))
+        self.stats.record_step(self._clock() - self._step_started_at)
         self._refresh_gauges()
         self._is_sound = True
         return outputs
@@ -181,22 +211,30 @@ class Engine:
             if times.started_at is None:
                 times.started_at = now
 
-    def _run(self, batch: StepBatch) -> FloatArray:
+    def _launch(self, batch: StepBatch) -> _Flight:
+        """Begin the step; what sampling needs besides logits is made while a GPU computes them."""
+        started_at = self._clock()
+        pending = self._runner.launch(batch)
+        launch_s = self._clock() - started_at
+        rows = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
+        states = [self._sampling[seq_id] for seq_id in rows]
+        return _Flight(rows, states, masks_of(states), pending, launch_s)
+
+    def _wait(self, flight: _Flight) -> FloatArray:
         """Logits [L, V] of the step."""
         started_at = self._clock()
-        logits = self._runner.run(batch)
-        self.stats.runner.add(self._clock() - started_at)
+        logits = flight.pending()
+        self.stats.runner.add(flight.launch_s + self._clock() - started_at)
         return logits
 
-    def _postprocess(self, batch: StepBatch, logits: FloatArray) -> list[Output]:
+    def _postprocess(self, flight: _Flight, logits: FloatArray) -> list[Output]:
         """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
-        rows = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
-        drawn = self._sampler.sample(logits, [self._sampling[seq_id] for seq_id in rows])
+        drawn = self._sampler.sample(logits, flight.states, flight.masks)
         outputs: list[Output] = []
         seq_ids: list[int] = []
         token_ids: list[int] = []
         now = self._clock()
-        for seq_id, token in zip(rows, drawn, strict=True):
+        for seq_id, token in zip(flight.seq_ids, drawn, strict=True):
             seq = self._by_seq_id[seq_id]
             outputs.append(self._advance(seq, token, now))
             if seq.finish_reason is None:

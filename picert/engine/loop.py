@@ -68,6 +68,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="picert-engine", daemon=True)
         # Of the engine's thread:
         self._by_request: dict[str, _Stream] = {}
+        self._items: list[tuple[_Stream, Output]] = []  # of the last step, not delivered yet
 
     def start(self) -> None:
         """Start the thread; once."""
@@ -195,7 +196,11 @@ class EngineLoop:
         try:
             while self._take_commands():
                 if self.engine.has_work:
-                    self._deliver(self.engine.step())
+                    self.engine.begin_step()
+                    self._deliver()  # what the step before gave, while a GPU is at this one
+                    self._keep(self.engine.end_step())
+                if not self.engine.has_work:
+                    self._deliver()
                 self.last_step_at = self._clock()
         except Exception as error:
             logger.exception("the engine failed")
@@ -204,6 +209,7 @@ class EngineLoop:
             reason = "the engine has stopped"
             for request_id in self._by_request:
                 self.engine.abort(request_id)
+        self._deliver()
         with self._wake:
             self._failure = reason
         self._end_all(Unavailable(reason))
@@ -234,11 +240,17 @@ class EngineLoop:
         else:
             self._by_request[stream.request_id] = stream
 
-    def _deliver(self, outputs: list[Output]) -> None:
-        items = [(self._by_request[output.request_id], output) for output in outputs]
-        for stream, output in items:
+    def _keep(self, outputs: list[Output]) -> None:
+        """Outputs and their streams, to be delivered before anything else comes for them."""
+        self._items = [(self._by_request[output.request_id], output) for output in outputs]
+        for _, output in self._items:
             if output.finish_reason is not None:
                 del self._by_request[output.request_id]
+
+    def _deliver(self) -> None:
+        items, self._items = self._items, []
+        for stream, output in items:
+            if output.finish_reason is not None:
                 self._retire(stream)
         self._post([*items])
 

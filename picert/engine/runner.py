@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from picert import _C
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
-from picert.engine.machine import usable_cores
+from picert.engine.machine import available_memory, usable_cores
 from picert.errors import ConfigError, ModelError
 from picert.models.config import ModelConfig
 from picert.models.rope_table import inv_freq
 from picert.models.weights import Checkpoint
 
+PendingLogits = Callable[[], NDArray[np.float32]]  # waits for the step, then gives [L, V]
 NATIVE_KV_BYTES = 2  # of one value: fp16
 
 
@@ -65,11 +67,17 @@ class Runner(Protocol):
         """Make the K/V memory; once, before the first run."""
         ...
 
-    def run(self, batch: StepBatch) -> NDArray[np.float32]:
-        """Store the K/V of the step's tokens; logits [L, V], valid until the next run.
+    def available_bytes(self) -> int:
+        """Memory that is left where K/V would lie."""
+        ...
 
-        Every layer stores the K/V of all tokens before any of them attends: sequences may share
-        blocks that another one fills in this very step.
+    def launch(self, batch: StepBatch) -> PendingLogits:
+        """Begin a step: store the K/V of its tokens and compute the logits [L, V] that are wanted.
+
+        What comes back must be called before the next launch; it waits, and its logits are valid
+        until then. `batch` must stay as it is until that call. Every layer stores the K/V of all
+        tokens before any of them attends: sequences may share blocks that another one fills in this
+        very step.
         """
         ...
 
@@ -125,6 +133,14 @@ class NativeRunner:
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory."""
         self._decoder.allocate_kv(num_blocks, block_size)
+
+    def available_bytes(self) -> int:
+        """Of the machine."""
+        return available_memory()
+
+    def launch(self, batch: StepBatch) -> PendingLogits:
+        """The step is made when its logits are asked for: it takes the cores that it is given."""
+        return partial(self.run, batch)
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """Logits [L, V] of the step, in memory that the next run overwrites."""
@@ -194,7 +210,7 @@ def load_runner(
         raise ConfigError("device is cuda, no CUDA device is visible: use cpu", param="device")
     kind = config.runner if config.runner != "auto" else "native" if device == "cpu" else "torch"
     if kind == "torch":
-        runner: Runner = _torch_runner().load(checkpoint, device, config.dtype)
+        runner: Runner = _torch_runner().load(checkpoint, device, config)
         return runner
     if device != "cpu":
         raise ConfigError("the native runner is for the CPU: use runner torch", param="runner")

@@ -21,6 +21,7 @@ from picert.engine.sequence import TokenLogprob
 from picert.messages import SamplingParams
 
 FloatArray = NDArray[np.float32]
+Masks = list[NDArray[np.bool_] | None]  # of each row what it allows; empty where all allow all
 
 
 class TokenMask(Protocol):
@@ -80,14 +81,18 @@ class Sampler:
         self._core = _C.Sampler(vocab_size, team, isa)
 
     def sample(
-        self, logits: FloatArray, states: Sequence[SamplingState]
+        self,
+        logits: FloatArray,
+        states: Sequence[SamplingState],
+        masks: Masks | None = None,
     ) -> list[TokenLogprob | None]:
         """The next token for each row of logits [L, >= vocab_size], recorded in its state.
 
-        None if there is none: the logits are not finite, or nothing is allowed. Raises ValueError
-        unless there is one state for each row of contiguous float32.
+        `masks` are those of the states, if they are at hand. A row has None if there is no token:
+        its logits are not finite, or nothing is allowed. Raises ValueError unless there is one
+        state for each row of contiguous float32.
         """
-        masks = _masks(states)
+        masks = masks_of(states) if masks is None else masks
         drawn = self._core.sample(logits, [state.core for state in states], masks)
         tokens = [
             None if token_id < 0 else TokenLogprob(token_id, logprob, tuple(top))
@@ -98,7 +103,7 @@ class Sampler:
         return tokens
 
 
-def _masks(states: Sequence[SamplingState]) -> list[NDArray[np.bool_] | None]:
+def masks_of(states: Sequence[SamplingState]) -> Masks:
     """What each row allows; empty where no state has a mask."""
     if all(state.mask is None for state in states):
         return []

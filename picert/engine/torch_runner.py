@@ -1,19 +1,37 @@
 """TorchRunner: models/decoder.py over torch operations, on any device.
 
-The only module of the engine that imports torch; runner.py loads it where it is wanted.
+It and streams.py are the only modules of the engine that import torch; runner.py loads it where it
+is wanted.
+
+A step's arrays are written into memory that the device copies from by itself, the network follows,
+then the logits are copied back; the host waits only where it wants them. A decode step on a GPU is
+one launch of a captured graph, filled up to the graph's size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from math import prod
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
-from picert.engine.runner import identity_of, kv_values_per_token
+from picert.engine.decode_graphs import DecodeGraphs, DecodeShape
+from picert.engine.machine import available_memory
+from picert.engine.runner import PendingLogits, identity_of, kv_values_per_token
+from picert.engine.step_layout import StepLayout, layout_of, padded, padding
+from picert.engine.streams import CudaStream, HostStream, Mark, Stream, Work
+from picert.errors import ConfigError
 from picert.kernels.ops import AttentionMeta, Ops
 from picert.kernels.torch_ops import TorchOps
 from picert.models.decoder import load_decoder
+from picert.models.quant_codes import Quantization
 from picert.models.weights import Checkpoint
 
 _DTYPES = {
@@ -23,73 +41,247 @@ _DTYPES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a decoder runs and how its weights lie there."""
+
+    device: torch.device
+    dtype: torch.dtype  # of arithmetic, of K and V, and of weights that are not packed
+    quantization: Quantization = "none"
+    has_graphs: bool = False  # decode steps are captured; `ops` must only launch
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """What the host knows of AttentionMeta."""
+
+    max_query_len: int
+    max_context_len: int
+    num_decodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodeGraph:
+    """A captured decode step."""
+
+    layout: StepLayout
+    inputs: Tensor  # [layout.num_values] int32, on the device
+    logits: Tensor  # [num_seqs, V] fp32
+    replay: Work
+
+
+@dataclass(slots=True)
+class _Staging:
+    """Memory of the host that a device copies from."""
+
+    memory: Tensor
+    copied: Mark  # after the copy that was last made from it
+
+
 class TorchRunner:
-    """The decoder of models/decoder.py over `ops`, weights dequantised to `dtype` on `device`."""
+    """The decoder of models/decoder.py over `ops`."""
 
     team = None  # torch has its own
 
     def __init__(
-        self, checkpoint: Checkpoint, ops: Ops, device: torch.device, dtype: torch.dtype
+        self, checkpoint: Checkpoint, ops: Ops, placement: Placement, stream: Stream
     ) -> None:
         """Load the weights. Raises ModelError."""
         self.identity = identity_of(checkpoint)
         self.config = checkpoint.config
-        self._device, self._dtype = device, dtype
-        self._decoder = load_decoder(checkpoint, ops, device=device, dtype=dtype)
-        self._caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._placement, self._stream = placement, stream
+        self._decoder = load_decoder(
+            checkpoint,
+            ops,
+            device=placement.device,
+            dtype=placement.dtype,
+            quantization=placement.quantization,
+        )
+        self._caches: list[tuple[Tensor, Tensor]] = []
+        self._block_size = 1
+        self._graphs = DecodeGraphs(self._capture, max_context_len=0)
+        # In turns: one is written while the device may still copy from the other.
+        empty = stream.host_memory(0, torch.int32)
+        self._staging = [_Staging(empty, stream.mark()) for _ in range(2)]
+        self._logits = stream.host_memory(0, torch.float32)
+        # Of all graphs: a step's logits are copied away before the next step runs.
+        self._graph_logits = torch.empty((0, self.config.vocab_size), device=placement.device)
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers."""
-        return self._dtype.itemsize * kv_values_per_token(self.config)
+        return self._placement.dtype.itemsize * kv_values_per_token(self.config)
+
+    def available_bytes(self) -> int:
+        """Of the device."""
+        free = self._stream.free_bytes()
+        return available_memory() if free is None else free
 
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory: per layer two of [N, B, G, D]."""
         shape = (num_blocks, block_size, self.config.num_kv_heads, self.config.head_dim)
+        self._graphs.clear()
 
-        def cache() -> torch.Tensor:
-            return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        def cache() -> Tensor:
+            return torch.zeros(shape, dtype=self._placement.dtype, device=self._placement.device)
 
         self._caches = [(cache(), cache()) for _ in range(self.config.num_layers)]
+        self._block_size = block_size
+        most = min(num_blocks * block_size, self.config.max_position)
+        self._graphs = DecodeGraphs(self._capture, max_context_len=most)
 
-    @torch.inference_mode()
-    def run(self, batch: StepBatch) -> NDArray[np.float32]:
-        """Logits [L, V] of the step."""
-        meta = AttentionMeta(
-            slot_mapping=self._tensor(batch.slot_mapping),
-            query_start=self._tensor(batch.query_start),
-            context_lens=self._tensor(batch.context_lens),
-            block_tables=self._tensor(batch.block_tables),
-            max_query_len=int(np.diff(batch.query_start).max()),
-            max_context_len=int(batch.context_lens.max()),
-        )
-        logits = self._decoder(
-            self._tensor(batch.token_ids),
-            self._tensor(batch.positions),
-            meta,
-            self._caches,
-            self._tensor(batch.logits_indices),
-        )
-        out: NDArray[np.float32] = logits.cpu().numpy()
-        return out
+    def launch(self, batch: StepBatch) -> PendingLogits:
+        """Begin a step. Its logits [L, V] lie in memory that the next step overwrites."""
+        num_logits = len(batch.logits_indices)
+        out = self._host_logits(num_logits)
+        shape = None
+        if self._placement.has_graphs and batch.num_tokens == batch.num_seqs == num_logits:
+            shape = self._graphs.shape_for(batch.num_seqs, int(batch.context_lens.max()))
+        if shape is None:
+            self._launch_plain(batch, out)
+        else:
+            self._launch_graph(batch, self._graphs.graph(shape), out)
+        if num_logits == 0:  # so the next step can be scheduled while this one runs
+            return out.numpy
+        return partial(_waited_for, self._stream.mark(), out)
 
     def close(self) -> None:
         """Free weights and K/V."""
-        del self._decoder
+        self._stream.mark().synchronize()
+        self._graphs.clear()
         self._caches = []
+        del self._decoder
 
-    def _tensor(self, array: NDArray[np.int32]) -> torch.Tensor:
-        """On the CPU a view, not a copy."""
-        return torch.from_numpy(array).to(self._device)
+    def _launch_plain(self, batch: StepBatch, out: Tensor) -> None:
+        layout = layout_of(batch, self._block_size)
+        query_lens = np.diff(batch.query_start)
+        longer = np.flatnonzero(query_lens > 1)
+        spans = _Spans(
+            max_query_len=int(query_lens.max()),
+            max_context_len=int(batch.context_lens.max()),
+            num_decodes=int(longer[0]) if len(longer) else batch.num_seqs,
+        )
+        inputs = self._device_memory(layout)
+        self._send(batch, layout, inputs)
+        self._stream.submit(
+            lambda: out.copy_(self._forward(layout, inputs, spans), non_blocking=True)
+        )
+
+    def _launch_graph(self, batch: StepBatch, graph: _DecodeGraph, out: Tensor) -> None:
+        self._send(padded(batch, graph.layout.num_seqs), graph.layout, graph.inputs)
+        self._stream.submit(graph.replay)
+        self._stream.submit(lambda: out.copy_(graph.logits[: len(out)], non_blocking=True))
+
+    def _capture(self, shape: DecodeShape) -> _DecodeGraph:
+        """A decode step of sequences that are not there, until others are put in their place."""
+        num_seqs = shape.num_seqs
+        layout = StepLayout(
+            num_tokens=num_seqs,
+            num_seqs=num_seqs,
+            num_logits=num_seqs,
+            table_len=-(-shape.context_len // self._block_size),
+        )
+        spans = _Spans(1, shape.context_len, num_seqs)
+        inputs = self._device_memory(layout)
+        self._send(padding(num_seqs), layout, inputs)
+        if len(self._graph_logits) < num_seqs:
+            self._graph_logits = torch.empty(
+                (num_seqs, self.config.vocab_size), device=self._placement.device
+            )
+        logits = self._graph_logits[:num_seqs]
+        replay = self._stream.capture(lambda: logits.copy_(self._forward(layout, inputs, spans)))
+        return _DecodeGraph(layout, inputs, logits, replay)
+
+    def _forward(self, layout: StepLayout, inputs: Tensor, spans: _Spans) -> Tensor:
+        """Logits [L, V] of the step whose arrays lie in `inputs`."""
+        arrays = {
+            name: inputs[at : at + prod(shape)].view(shape)
+            for name, (at, shape) in layout.places().items()
+        }
+        meta = AttentionMeta(
+            slot_mapping=arrays["slot_mapping"],
+            query_start=arrays["query_start"],
+            context_lens=arrays["context_lens"],
+            block_tables=arrays["block_tables"],
+            max_query_len=spans.max_query_len,
+            max_context_len=spans.max_context_len,
+            num_decodes=spans.num_decodes,
+        )
+        logits: Tensor = self._decoder(
+            arrays["token_ids"],
+            arrays["positions"],
+            meta,
+            self._caches,
+            arrays["logits_indices"],
+        )
+        return logits
+
+    def _send(self, batch: StepBatch, layout: StepLayout, to: Tensor) -> None:
+        """Copy the step's arrays to the device, without waiting for it."""
+        staging = self._staging[0]
+        self._staging.reverse()
+        staging.copied.synchronize()
+        if len(staging.memory) < layout.num_values:
+            staging.memory = self._stream.host_memory(_power_of_two(layout.num_values), torch.int32)
+        source = staging.memory[: layout.num_values]
+        layout.write(batch, source.numpy())
+        self._stream.submit(lambda: to.copy_(source, non_blocking=True))
+        staging.copied = self._stream.mark()
+
+    def _device_memory(self, layout: StepLayout) -> Tensor:
+        return torch.empty(layout.num_values, dtype=torch.int32, device=self._placement.device)
+
+    def _host_logits(self, num_rows: int) -> Tensor:
+        """[num_rows, V] of the host."""
+        vocab_size = self.config.vocab_size
+        if len(self._logits) < num_rows * vocab_size:
+            room = _power_of_two(num_rows) * vocab_size
+            self._logits = self._stream.host_memory(room, torch.float32)
+        return self._logits[: num_rows * vocab_size].view(num_rows, vocab_size)
 
 
-def load(checkpoint: Checkpoint, device: str, dtype: str) -> TorchRunner:
-    """On "cpu" or "cuda" in `dtype`, of which "auto" is float32 on a CPU and bfloat16 elsewhere.
+def _waited_for(mark: Mark, logits: Tensor) -> NDArray[np.float32]:
+    mark.synchronize()
+    out: NDArray[np.float32] = logits.numpy()
+    return out
 
-    Raises ModelError.
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def load(checkpoint: Checkpoint, device: str, config: EngineConfig) -> TorchRunner:
+    """On "cpu" or "cuda". A dtype of "auto" is float32 on a CPU and bfloat16 on a GPU.
+
+    A GPU runs Triton kernels, in float32 plain torch. There "auto" quantisation keeps the file's;
+    a CPU, which has no kernel for packed weights, dequantises. Raises ModelError, ConfigError.
     """
     default = torch.float32 if device == "cpu" else torch.bfloat16
-    return TorchRunner(checkpoint, TorchOps(), torch.device(device), _DTYPES.get(dtype, default))
+    dtype = _DTYPES.get(config.dtype, default)
+    on_cpu = device == "cpu"
+    quantization = "none" if on_cpu and config.quantization == "auto" else config.quantization
+    ops = TorchOps() if on_cpu or dtype == torch.float32 else _triton_ops()
+    placement = Placement(
+        device=torch.device(device),
+        dtype=dtype,
+        quantization=quantization,
+        has_graphs=config.cuda_graphs and ops.only_launches,
+    )
+    return TorchRunner(checkpoint, ops, placement, HostStream() if on_cpu else CudaStream())
+
+
+def _triton_ops() -> Ops:
+    """Imported where a GPU is: triton is not made for all systems."""
+    try:
+        ops: Ops = import_module("picert.kernels.triton_ops").TritonOps()
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ConfigError(
+            "a GPU needs the package triton, which is not installed: pip install 'picert[gpu]'",
+            param="device",
+        ) from None
+    return ops
 
 
 def has_cuda() -> bool:

@@ -257,6 +257,18 @@ def test_logits_that_are_not_numbers_end_only_their_own_request() -> None:
     assert outputs["good"][-1].finish_reason == "length"
 
 
+def test_step_in_halves_is_a_step() -> None:
+    runner = FakeRunner()
+    engine = fake_engine(runner)
+    engine.add("x", [5, 6], greedy(2))
+    engine.begin_step()
+    assert runner.num_tokens == []  # launched, and nobody has waited for it
+    (output,) = engine.end_step()
+    assert list(output.token_ids) == greedy_after([5, 6], 1)
+    engine.self_check()
+    assert tokens(finish(engine)["x"]) == greedy_after([5, 6], 2)[1:]
+
+
 class Broken(FakeRunner):
     def run(self, batch: object) -> NDArray[np.float32]:
         raise RuntimeError("out of order")

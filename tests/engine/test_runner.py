@@ -1,6 +1,5 @@
 """Tiny checkpoints through the whole engine: a request's tokens do not depend on its company."""
 
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,28 +9,16 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from engine_runs import DEFAULTS, SETTINGS, Tokens, generate, prompts_of
 
 from picert.config import EngineConfig
 from picert.engine.engine import Engine, load_engine
 from picert.engine.runner import NativeRunner, load_runner
 from picert.engine.torch_runner import TorchRunner
 from picert.errors import ConfigError
-from picert.messages import SamplingParams
 from picert.models.weights import Checkpoint, load_checkpoint
 
-Tokens = tuple[int, ...]
 RUNNERS = ["torch", "native"]
-SETTINGS: dict[str, dict[str, object]] = {
-    "plain": {},
-    "no_prefix_cache": {"enable_prefix_caching": False},
-    "chunks": {"max_num_batched_tokens": 32},
-    "preemption": {"kv_tokens": 168},
-    "preemption_chunks_no_cache": {
-        "kv_tokens": 168,
-        "enable_prefix_caching": False,
-        "max_num_batched_tokens": 32,
-    },
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,39 +36,8 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def make(path: Path, runner: str, **fields: object) -> Engine:
-    values: dict[str, object] = {
-        "runner": runner,
-        "threads": 1,
-        "block_size": 8,
-        "kv_tokens": 4096,
-        "max_model_len": 128,
-        **fields,
-    }
+    values: dict[str, object] = {"runner": runner, **DEFAULTS, **fields}
     return load_engine(EngineConfig(model=str(path), **values))  # type: ignore[arg-type]
-
-
-def prompts_of(vocab_size: int) -> list[list[int]]:
-    """32 prompts, most of which begin alike."""
-    rng = random.Random(1)
-    shared = [rng.randrange(vocab_size) for _ in range(40)]
-    return [
-        shared[: rng.choice([0, 17, 40])] + [rng.randrange(vocab_size) for _ in range(n + 1)]
-        for n in range(32)
-    ]
-
-
-PARAMS = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
-
-
-def generate(engine: Engine, prompts: list[list[int]]) -> list[Tokens]:
-    for i, prompt in enumerate(prompts):
-        engine.add(str(i), prompt, PARAMS)
-    texts: list[Tokens] = [()] * len(prompts)
-    while engine.has_work:
-        for output in engine.step():
-            texts[int(output.request_id)] += output.token_ids
-        engine.self_check()
-    return texts
 
 
 @pytest.fixture(scope="module")

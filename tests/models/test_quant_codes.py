@@ -35,9 +35,7 @@ def test_codes_are_those_of_the_file(quant: str, tmp_path: Path) -> None:
     codes = codes_of(tensor, CPU)
     assert codes is not None
     assert codes.bits == (4 if quant.startswith("Q4") else 8)
-    torch.testing.assert_close(
-        codes.dequantize().float(), values_of(tensor), rtol=1e-6, atol=1e-7
-    )
+    torch.testing.assert_close(codes.dequantize().float(), values_of(tensor), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("quant", CODED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,14 @@ class FakeRunner:
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Memory full of a token that no prompt has."""
         self.memory = np.full((num_blocks, block_size), -1, np.int32)
+
+    def available_bytes(self) -> int:
+        """Enough for anything."""
+        return 1 << 30
+
+    def launch(self, batch: StepBatch) -> Callable[[], NDArray[np.float32]]:
+        """Made when the logits are asked for."""
+        return partial(self.run, batch)
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """Logits [L, VOCAB_SIZE]."""

@@ -1,7 +1,8 @@
-"""Cost of one scheduling round (schedule, then append for every row) with N sequences in decode.
+"""Costs of the scheduling core, in microseconds, each result checked first.
 
-In microseconds. The result is checked against the lengths it must have. `--json` prints one line
-per case.
+`decodeN` is one round of the engine's scheduler (schedule, then append for every row) with N
+sequences in decode, `groupN` a grouping of N segments, `dispatchN` the choice of a job and its edge
+among N edges with half of their places taken. `--json` prints one line per case.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import subprocess
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 import picert
+from picert import _C
 from picert.engine.scheduler import Scheduler, SchedulerLimits
 
 PROMPT_LEN = 200
@@ -64,14 +68,67 @@ def measure(num_seqs: int, steps: int) -> dict[str, object]:
         seconds.append(time.perf_counter() - start)
         assert batch.num_tokens == num_seqs, f"step {step} has {batch.num_tokens} tokens"
     scheduler.self_check()
-    p20, p50, p80 = (round(1e6 * float(q), 2) for q in np.percentile(seconds[10:], [20, 50, 80]))
-    return {
-        "bench": "scheduler",
-        "case": f"decode{num_seqs}",
-        "p20_us": p20,
-        "p50_us": p50,
-        "p80_us": p80,
-    }
+    return row(f"decode{num_seqs}", seconds[10:])
+
+
+def measure_grouping(num_segments: int, places: int, rounds: int) -> dict[str, object]:
+    """A long sketch, cut for the given number of places."""
+    rng = random.Random(0)
+    batcher = _C.SegmentBatcher()
+    tokens = [rng.randint(8, 200) for _ in range(num_segments)]
+    step_s = [0.02 + 0.001 * k for k in range(places)]
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        ends = batcher.group(tokens, step_s, 0.3)
+        seconds.append(time.perf_counter() - start)
+        assert ends[-1] == num_segments
+    batcher.self_check()
+    return row(f"group{num_segments}/{places}", seconds)
+
+
+def measure_dispatch(num_edges: int, discipline: str, rounds: int) -> dict[str, object]:
+    """Half of the places taken, ten thousand jobs waiting, edges of very different speed."""
+    rng = random.Random(0)
+    lists = _C.DispatchLists(discipline, 2.0)
+    for _ in range(num_edges):
+        factor = rng.uniform(1, 4)
+        lists.add_edge(
+            slots=8,
+            kv_tokens=100_000,
+            link_s=0.01,
+            read_s=0.002 * factor,
+            step_s=[(1, 0.02 * factor), (8, 0.06 * factor)],
+        )
+    size = {"prompt_tokens": 450, "tail_tokens": 30, "kv_tokens": 500}
+    for job in range(10_000):
+        lists.add(job, job // 5, tokens=rng.randint(8, 300), now=0.0, **size)
+    running: list[int] = []
+    while lists.num_free > 4 * num_edges and (pulled := lists.pull(0.0)):
+        running += pulled[1]
+    while lists.num_free < 4 * num_edges:
+        lists.remove(running.pop())
+    seconds = []
+    for count in range(rounds):
+        now = 0.001 * count
+        start = time.perf_counter()
+        pulled = lists.pull(now)
+        took = time.perf_counter() - start
+        assert pulled is not None
+        edge, jobs = pulled
+        seconds.append(took / len(jobs))
+        assert 0 <= edge < num_edges
+        for job in jobs:  # as it was before, but for the lengths
+            lists.remove(job)
+            lists.add(job, job // 5, tokens=rng.randint(8, 300), now=now, **size)
+    lists.self_check()
+    return row(f"dispatch{num_edges} {discipline}", seconds)
+
+
+def row(case: str, seconds: Sequence[float]) -> dict[str, object]:
+    """p20, p50 and p80 of one case."""
+    p20, p50, p80 = (round(1e6 * float(q), 2) for q in np.percentile(seconds, [20, 50, 80]))
+    return {"bench": "scheduler", "case": case, "p20_us": p20, "p50_us": p50, "p80_us": p80}
 
 
 def main() -> None:
@@ -85,14 +142,21 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
     }
-    for num_seqs in args.seqs:
-        row = measure(num_seqs, args.steps)
+    rows = [
+        *(measure(num_seqs, args.steps) for num_seqs in args.seqs),
+        *(measure_grouping(1000, places, 100) for places in (8, 64, 1000)),
+        *(measure_dispatch(edges, "lists", args.steps) for edges in (1, 10, 100, 1000)),
+        *(measure_dispatch(1000, name, args.steps) for name in ("fifo", "least_loaded")),
+    ]
+    for result in rows:
         if args.json:
-            print(json.dumps({**row, **machine, "picert": picert.__version__, "commit": commit()}))
+            print(
+                json.dumps({**result, **machine, "picert": picert.__version__, "commit": commit()})
+            )
         else:
             print(
-                f"{row['case']:>12}  p20/p50/p80 us "
-                f"{row['p20_us']:>7} {row['p50_us']:>7} {row['p80_us']:>7}"
+                f"{result['case']:>24}  p20/p50/p80 us "
+                f"{result['p20_us']:>7} {result['p50_us']:>7} {result['p80_us']:>7}"
             )
 
 

@@ -142,9 +142,12 @@ void bind_step_scheduler(py::module_& module) {
 }  // namespace
 }  // namespace sched
 
+void bind_dispatching(py::module_& module);
+
 void bind_scheduling(py::module_& module) {
   sched::bind_block_pool(module);
   sched::bind_step_scheduler(module);
+  bind_dispatching(module);
 }
 
 }  // namespace picert

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, get_args
 from picert import __version__
 from picert.commands.flags import (
     CLOUD_FLAGS,
+    DOCTOR_FLAGS,
     EDGE_FLAGS,
     GENERATE_FLAGS,
     add_flags,
@@ -63,8 +64,11 @@ def cloud_main(argv: Sequence[str] | None = None) -> int:
 
 
 def edge_main(argv: Sequence[str] | None = None) -> int:
-    """`picert-edge`; returns the exit code."""
-    return _guarded(lambda: _run("picert-edge", _EDGE, argv))
+    """`picert-edge`, and `picert-edge doctor`; returns the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["doctor"]:
+        return _guarded(lambda: _run("picert-edge doctor", _DOCTOR, given[1:]))
+    return _guarded(lambda: _run("picert-edge", _EDGE, given))
 
 
 def _main(argv: list[str]) -> int:
@@ -197,6 +201,26 @@ def _edge_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, EDGE_FLAGS)
 
 
+def _doctor_flags(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    add_flags(parser, DOCTOR_FLAGS)
+
+
+def _keygen_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="to write the secret key to; it must not exist")
+
+
+def _edge_keys_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("add", "remove", "list"))
+    parser.add_argument("key", nargs="?", help="public key of the edge (not for list)")
+    parser.add_argument("--name", default="", help="that its edge must bear (default: any)")
+    parser.add_argument(
+        "--edges-file",
+        metavar="FILE",
+        help="the cloud's (default: $PICERT_EDGES_FILE, else edges in the config folder)",
+    )
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Each flag is also a variable (--max-num-seqs is PICERT_MAX_NUM_SEQS) and a key of the "
@@ -229,6 +253,12 @@ _EDGE = _Command(
     _edge_flags,
     "picert.commands.servers:edge",
 )
+_DOCTOR = _Command(
+    "find out why an edge does not reach its cloud: address, key, version, clock",
+    "--cloud ADDRESS [flags]",
+    _doctor_flags,
+    "picert.commands.keys:doctor",
+)
 _COMMANDS: Mapping[str, _Command] = MappingProxyType(
     {
         "demo": _Command(
@@ -257,6 +287,18 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
             "[flags]",
             _list_flags,
             "picert.commands.models:listing",
+        ),
+        "keygen": _Command(
+            "make the secret key of a cloud or an edge, and print its public key",
+            "FILE",
+            _keygen_flags,
+            "picert.commands.keys:keygen",
+        ),
+        "edge": _Command(
+            "which edges may connect to the cloud; a running one follows at once",
+            "add|remove|list [KEY] [flags]",
+            _edge_keys_flags,
+            "picert.commands.keys:edge",
         ),
         "check": _Command(
             "what this machine can do, and which runners work",

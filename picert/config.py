@@ -68,6 +68,11 @@ class LinkConfig(_Frozen):
     high_water_mark: int = Field(1000, ge=1, description="messages a socket queues")
     max_frame_bytes: int = Field(4 << 20, ge=1024, description="larger ones are refused")
     connect_timeout_s: float = Field(10.0, gt=0, description="then an edge gives up")
+    link_key: str | None = Field(None, description="secret key file of this end: encrypts the link")
+    edges_file: str | None = Field(
+        None, description="public keys of edges; else edges in the config folder"
+    )
+    cloud_key: str | None = Field(None, description="public key of the cloud, 64 hex digits")
 
 
 class AccessConfig(_Frozen):
@@ -170,7 +175,7 @@ class EdgeConfig(_Frozen):
         min_length=1,
         max_length=64,
         pattern=r"^[A-Za-z0-9._-]+$",
-        description="else made of the host's name and the process id",
+        description="else the host's name and a number that is kept",
     )
     link: LinkConfig = LinkConfig()
     shutdown_timeout_s: float = Field(10.0, gt=0, description="seconds to finish in")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from datetime import datetime, timezone
 from typing import Literal
 
 
@@ -24,19 +25,30 @@ class _Formatter(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message += " | " + self.formatException(record.exc_info)
-        message = "".join(c if c.isprintable() else " " for c in message)
+        request_id = getattr(record, "request_id", None)
         fields = {
             "time": self.formatTime(record, self.datefmt),
             "level": record.levelname.lower(),
             "role": self.role,
-            "request_id": getattr(record, "request_id", None),
-            "message": message,
+            "request_id": None if request_id is None else _printable(str(request_id)),
+            "message": _printable(message),
         }
         if self.as_json:
+            fields["time"] = _utc(record.created)
             known = {key: value for key, value in fields.items() if value is not None}
             return json.dumps(known, ensure_ascii=False)
         request = f" [{fields['request_id']}]" if fields["request_id"] else ""
-        return f"{fields['time']} {fields['level']:<7} {self.role}{request} {message}"
+        return f"{fields['time']} {fields['level']:<7} {self.role}{request} {fields['message']}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _utc(seconds: float) -> str:
+    """ISO 8601 with milliseconds, as log collectors want it."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def configure(role: str, level: str = "info", style: Literal["text", "json"] = "text") -> None:

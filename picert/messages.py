@@ -245,6 +245,13 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 # --- edge link, both ways -------------------------------------------------------------------------
 
 
+class Probe(msgspec.Struct, frozen=True, tag=True):
+    """Who is there, and what time is it? The cloud answers with its own; no registration."""
+
+    picert_version: str
+    unix_time: float
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """The sender takes nothing new, finishes what it holds and leaves."""
 
@@ -253,9 +260,10 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 
 ToEdge = Welcome | ExpandJob | AnswerJob | Cancel | Heartbeat | Failure | Drain
-ToCloud = Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
+ToCloud = Probe | Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
 LinkMessage = (
-    Welcome
+    Probe
+    | Welcome
     | ExpandJob
     | AnswerJob
     | Cancel

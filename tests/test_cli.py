@@ -59,7 +59,7 @@ def edge(*argv: str) -> EdgeConfig:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config")
     add_flags(parser, EDGE_FLAGS)
-    return edge_config(parser.parse_args(argv), default_name="host-1")
+    return edge_config(parser.parse_args(argv), default_name=lambda: "host-1")
 
 
 # --- where values come from -----------------------------------------------------------------------

@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {
         *(*BASE, "commands", "client", "messages", "config", "hub", "version", "_C"),
         *("cloud.main", "edge.main", "engine.llm", "engine.machine"),
+        *("transport.keys", "transport.doctor", "edge.identity"),
     },
     "cli": {*BASE, "commands.flags", "messages", "version"},
     "": {"client", "config", "engine", "messages"},  # picert/__init__.py, for type checkers only

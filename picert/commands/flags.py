@@ -11,7 +11,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,15 +72,18 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def flags_of(
-    cls: type[BaseModel], section: str, renamed: Mapping[str, str] = _NO_RENAMES
+    cls: type[BaseModel],
+    section: str,
+    renamed: Mapping[str, str] = _NO_RENAMES,
+    left_out: Container[str] = (),
 ) -> tuple[Flag, ...]:
-    """A flag for each plain field of `cls`; fields that are configs themselves have their own
-    flags.
+    """A flag for each plain field of `cls` that is not `left_out`; fields that are configs
+    themselves have their own flags.
     """
     return tuple(
         Flag(renamed.get(key, key.replace("_", "-")), section, key, field)
         for key, field in cls.model_fields.items()
-        if _is_plain(field.annotation)
+        if _is_plain(field.annotation) and key not in left_out
     )
 
 
@@ -91,14 +94,18 @@ CLOUD_FLAGS = (
     *ENGINE_FLAGS,
     *flags_of(CloudConfig, "", _TOP_RENAMES),
     *flags_of(AccessConfig, "access"),
-    *flags_of(LinkConfig, "link", {"address": "edge-bind"}),
+    *flags_of(LinkConfig, "link", {"address": "edge-bind"}, left_out=("cloud_key",)),
     *flags_of(PolicyConfig, "policy"),
+)
+_EDGE_LINK_FLAGS = flags_of(LinkConfig, "link", {"address": "cloud"}, left_out=("edges_file",))
+DOCTOR_FLAGS = tuple(
+    flag for flag in _EDGE_LINK_FLAGS if flag.name in ("cloud", "link-key", "cloud-key")
 )
 EDGE_FLAGS = (
     Flag("model", "engine", "model", EngineConfig.model_fields["model"], is_repeatable=True),
     *ENGINE_FLAGS[1:],
     *flags_of(EdgeConfig, "", _TOP_RENAMES),
-    *flags_of(LinkConfig, "link", {"address": "cloud"}),
+    *_EDGE_LINK_FLAGS,
 )
 
 
@@ -125,18 +132,28 @@ def cloud_config(given: argparse.Namespace) -> CloudConfig:
     return _build(CloudConfig, {**sections, **_section(values, CLOUD_FLAGS, "")}, CLOUD_FLAGS)
 
 
-def edge_config(given: argparse.Namespace, default_name: str) -> EdgeConfig:
-    """The config of `picert-edge`; flags of the engine hold for each model. Raises ConfigError."""
+def edge_config(given: argparse.Namespace, default_name: Callable[[], str]) -> EdgeConfig:
+    """The config of `picert-edge`; flags of the engine hold for each model. Raises ConfigError.
+
+    `default_name` is asked only where none is given.
+    """
     values = _collect(given, EDGE_FLAGS)
     engine = _section(values, EDGE_FLAGS, "engine")
     models = engine.pop("model", [])
     config = {
         "engines": [{**engine, "model": model} for model in models] or [engine],
         "link": _section(values, EDGE_FLAGS, "link"),
-        "name": default_name,
         **_section(values, EDGE_FLAGS, ""),
     }
+    if "name" not in config:
+        config["name"] = default_name()
     return _build(EdgeConfig, config, EDGE_FLAGS)
+
+
+def link_config(given: argparse.Namespace) -> LinkConfig:
+    """An edge's end of the link, as `picert-edge` has it with these flags. Raises ConfigError."""
+    values = _collect(given, EDGE_FLAGS, only=DOCTOR_FLAGS)
+    return _build(LinkConfig, _section(values, DOCTOR_FLAGS, "link"), DOCTOR_FLAGS)
 
 
 def engine_config(given: argparse.Namespace) -> EngineConfig:
@@ -166,11 +183,13 @@ def sampling(given: argparse.Namespace) -> SamplingParams | None:
         raise ConfigError(f"--{place.rstrip('`').replace('_', '-')}: {problem}") from None
 
 
-def _collect(given: argparse.Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
-    """Flag name -> value, for those that were set anywhere."""
+def _collect(
+    given: argparse.Namespace, known: Sequence[Flag], only: Sequence[Flag] | None = None
+) -> dict[str, Any]:
+    """Flag name -> value, for those that were set anywhere; `only` these of the `known` ones."""
     path = getattr(given, "config", None)
-    values = _file_values(Path(path), flags) if path else {}
-    for flag in flags:
+    values = _file_values(Path(path), known) if path else {}
+    for flag in known if only is None else only:
         from_variable = from_environment(flag.variable)
         if from_variable is not None:
             values[flag.name] = from_variable.split(",") if flag.is_repeatable else from_variable

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import socket
 import sys
+from contextlib import ExitStack
 
 from picert.cloud.main import run_cloud
 from picert.commands.flags import cloud_config, edge_config
+from picert.edge.identity import Identity, state_folder
 from picert.edge.main import run_edge
-
-_NAME_CHARS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def cloud(flags: argparse.Namespace) -> int:
@@ -22,18 +19,16 @@ def cloud(flags: argparse.Namespace) -> int:
 
 def edge(flags: argparse.Namespace) -> int:
     """Serve until told to stop. Raises PicertError for what stops it from starting."""
-    config = edge_config(flags, default_name=_default_name())
-    return run_edge(config, lambda: _say(f"picert-edge {config.name} ready: {config.link.address}"))
+    with ExitStack() as stack:
+        config = edge_config(
+            flags, default_name=lambda: stack.enter_context(Identity(state_folder())).name
+        )
+        ready = f"picert-edge {config.name} ready: {config.link.address}"
+        return run_edge(config, lambda: _say(ready))
 
 
 def _cloud_is_ready(url: str, edge_address: str) -> None:
     _say(f"picert-cloud ready: {url} edges: {edge_address}")
-
-
-def _default_name() -> str:
-    """Of this process: two edges on one machine differ, and one keeps its name over reconnects."""
-    host = _NAME_CHARS.sub("-", socket.gethostname())[:40] or "edge"
-    return f"{host}-{os.getpid()}"
 
 
 def _say(line: str) -> None:

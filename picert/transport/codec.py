@@ -25,6 +25,7 @@ from picert.messages import (
     Heartbeat,
     Hello,
     LinkMessage,
+    Probe,
     TextDelta,
     Welcome,
 )
@@ -42,10 +43,12 @@ TYPE_NUMBERS: Mapping[type[LinkMessage], int] = MappingProxyType(
         TextDelta: 8,
         Expansion: 9,
         Failure: 10,
+        Probe: 12,
     }
 )
 _NUM_FRAMES = 2
 _HEADER_BYTES = 2
+_MAX_PROBLEM = 200  # characters
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: Mapping[int, msgspec.msgpack.Decoder[Any]] = MappingProxyType(
     {number: msgspec.msgpack.Decoder(cls) for cls, number in TYPE_NUMBERS.items()}
@@ -81,8 +84,13 @@ def decode(frames: Sequence[bytes], max_bytes: int) -> LinkMessage:
     except RecursionError:
         raise ProtocolError("message body is nested too deeply") from None
     except msgspec.MsgspecError as error:
-        raise ProtocolError(f"message body does not fit its type: {error}") from None
+        raise ProtocolError(f"message body does not fit its type: {_printable(error)}") from None
     return message
+
+
+def _printable(error: msgspec.MsgspecError) -> str:
+    """One line of bounded length: the name of an unknown field is the peer's own text."""
+    return "".join(c if c.isprintable() else " " for c in str(error)[:_MAX_PROBLEM])
 
 
 def _check_header(frames: Sequence[bytes]) -> msgspec.msgpack.Decoder[Any]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 
 import msgspec
 import zmq
@@ -35,7 +37,9 @@ from picert.messages import (
 from picert.transport import codec, sockets
 from picert.transport.backoff import Backoff
 from picert.transport.events import EdgeEvent, LinkLost, Load
+from picert.transport.handshake import NO_WELCOME, NOTHING_THERE, Handshakes
 from picert.transport.inbox import Inbox
+from picert.transport.keys import PeerKeys, peer_keys
 from picert.transport.liveness import Clock, Liveness
 
 logger = get_logger(__name__)
@@ -70,13 +74,14 @@ class PeerLink:
         self._backoff = Backoff(rng or random.Random())
         self._liveness = self._new_liveness(config.heartbeat_s)
         self._inbox: Inbox[EdgeEvent] = Inbox(config.high_water_mark)
+        self._keys: PeerKeys | None = None
         self._context: sockets.Context | None = None
         self._socket: sockets.Socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._linked = asyncio.Event()
         self._heartbeat_s = config.heartbeat_s  # the cloud's word replaces it
         self._last_sent_at = 0.0
-        self._obstacle = "nothing answers there (is picert-cloud running?)"
+        self._obstacle = NOTHING_THERE
         self._is_draining = False
 
     async def start(self) -> None:
@@ -84,7 +89,8 @@ class PeerLink:
 
         Raises ConfigError (address not allowed).
         """
-        sockets.allowed_address(self._config.address)
+        self._keys = peer_keys(self._config)
+        sockets.allowed_address(self._config.address, is_encrypted=self._keys is not None)
         self._context = sockets.Context()
         self._task = asyncio.create_task(self._run(self._context), name="peer link")
         self._task.add_done_callback(self._on_task_done)
@@ -155,19 +161,22 @@ class PeerLink:
 
     async def _run(self, context: sockets.Context) -> None:
         while not self._is_draining:
-            reason = await self._session(context)
-            logger.warning("link to %s lost: %s", self._config.address, reason)
-            await self._inbox.put(LinkLost(reason))
+            reason, was_linked = await self._session(context)
+            if was_linked:
+                logger.warning("link to %s lost: %s", self._config.address, reason)
+                await self._inbox.put(LinkLost(reason))
             await asyncio.sleep(self._backoff.next_s())
 
-    async def _session(self, context: sockets.Context) -> str:
-        """One registration, from the first Hello to its loss; returns why it was lost."""
-        socket = sockets.connect_dealer(context, self._config)
+    async def _session(self, context: sockets.Context) -> tuple[str, bool]:
+        """One socket, from the first Hello to the loss of the link; returns why it ended, and
+        whether there was a link."""
+        socket = sockets.connect_dealer(context, self._config, self._keys)
         self._socket = socket
-        tasks = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._talk(socket))]
+        work = (self._read(socket), self._talk(socket), self._listen(socket))
+        tasks = [asyncio.create_task(part) for part in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
+            return done.pop().result(), self._linked.is_set()
         finally:
             self._linked.clear()
             self._socket = None
@@ -188,6 +197,13 @@ class PeerLink:
             if not self._inbox.is_full:  # else we do not read, so the cloud cannot be judged
                 self._liveness.tick()
         return f"no echo of {self._config.probation_beats} heartbeats"
+
+    async def _listen(self, socket: sockets.Socket) -> str:
+        """Remember, for whoever waits for the link, what is in the way of it."""
+        async with aclosing(aiter(Handshakes(socket, self._keys))) as obstacles:
+            async for obstacle in obstacles:
+                self._note_obstacle(obstacle)
+        return self._obstacle
 
     async def _knock(self, socket: sockets.Socket, delay_s: float) -> None:
         """Say Hello as soon as there is a connection; returns after a Welcome or `delay_s`."""
@@ -268,10 +284,14 @@ class PeerLink:
             if is_lost:  # the cloud closes when it has heard this, or after a moment
                 self._try_send(Drain(has_left=True))
             return reason if is_lost else None
-        if reason != self._obstacle:
-            self._obstacle = reason
-            logger.warning("the cloud at %s refuses this edge: %s", self._config.address, reason)
+        self._note_obstacle(f"it refuses this edge: {reason}")
         return None
+
+    def _note_obstacle(self, obstacle: str) -> None:
+        if obstacle != self._obstacle:
+            self._obstacle = obstacle
+            level = logging.DEBUG if obstacle == NO_WELCOME else logging.WARNING  # as yet
+            logger.log(level, "not linked to %s: %s", self._config.address, obstacle)
 
     # --- odds and ends ----------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ class Entry:
 
     hello: Hello
     route: bytes
+    key: bytes = b""  # that its connection was let in with; empty without encryption
     is_draining: bool = False
     load: Heartbeat | None = None
 
@@ -77,9 +78,9 @@ class Registry:
             return "queue_full", f"this cloud has {MAX_PEERS} edges and takes no more"
         return None
 
-    def add(self, route: bytes, hello: Hello) -> None:
+    def add(self, route: bytes, hello: Hello, key: bytes = b"") -> None:
         """Register an edge whose name and route are both free."""
-        entry = Entry(hello, route)
+        entry = Entry(hello, route, key)
         assert hello.name not in self._by_name
         assert route not in self._by_route
         self._by_name[hello.name] = self._by_route[route] = entry

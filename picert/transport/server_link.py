@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import zmq
 
@@ -28,6 +29,7 @@ from picert.messages import (
     Heartbeat,
     Hello,
     LinkMessage,
+    Probe,
     TextDelta,
     Welcome,
 )
@@ -40,7 +42,9 @@ from picert.transport.events import (
     PeerLeft,
     PeerMessage,
 )
+from picert.transport.gate import Gate
 from picert.transport.inbox import Inbox
+from picert.transport.keys import ANY_NAME, AllowList, default_edges_file, read_pair
 from picert.transport.liveness import Clock, Liveness, State
 from picert.transport.registry import Entry, Registry
 
@@ -68,6 +72,7 @@ class ServerLink:
         )
         self._registry = Registry(self._liveness)
         self._inbox: Inbox[PeerEvent] = Inbox(config.high_water_mark)
+        self._gate = _gate_of(config)
         self._context: sockets.Context | None = None
         self._socket: sockets.Socket | None = None
         self._address = config.address
@@ -80,9 +85,13 @@ class ServerLink:
 
         Raises ConfigError (port in use, address not allowed).
         """
+        config = self._config
+        keys = None if config.link_key is None else read_pair(Path(config.link_key))
         self._context = sockets.Context()
         try:
-            socket = sockets.bind_router(self._context, self._config)
+            if self._gate is not None:
+                self._gate.open(self._context)
+            socket = sockets.bind_router(self._context, config, keys)
         except PicertError:
             await self._end_context()
             raise
@@ -152,14 +161,28 @@ class ServerLink:
         """
         return self._inbox
 
+    @property
+    def num_refused(self) -> int:
+        """Connections whose key was not allowed, ever."""
+        return self._gate.num_refused if self._gate is not None else 0
+
     # --- the reader -------------------------------------------------------------------------------
 
     async def _read(self, socket: sockets.Socket) -> None:
         while True:
-            route, *frames = await socket.recv_multipart()
-            await self._receive(route, frames)
+            if self._gate is None:
+                route, *frames = await socket.recv_multipart()
+                await self._receive(route, frames, b"")
+                continue
+            sealed = await socket.recv_multipart(copy=False)
+            key = self._gate.sender(sealed)
+            if key is None:
+                self._reject("its key was revoked")
+                continue
+            route, *frames = [frame.bytes for frame in sealed]
+            await self._receive(route, frames, key)
 
-    async def _receive(self, route: bytes, frames: list[bytes]) -> None:
+    async def _receive(self, route: bytes, frames: list[bytes], key: bytes) -> None:
         entry = self._registry.of_route(route)
         try:
             message = codec.decode(frames, self._config.max_frame_bytes)
@@ -169,17 +192,19 @@ class ServerLink:
                 self._refuse(route, "protocol_error", error.message)
             return
         if isinstance(message, Hello):
-            await self._register(route, message)
+            await self._register(route, message, key)
+        elif isinstance(message, Probe):
+            self._answer(route, Probe(self._welcome.picert_version, time.time()))
         elif entry is None:
             self._refuse(route, "unknown_edge", "say Hello first")
         else:
             await self._from_peer(entry, message)
 
-    async def _register(self, route: bytes, hello: Hello) -> None:
+    async def _register(self, route: bytes, hello: Hello, key: bytes) -> None:
         if self._is_closing:
             self._refuse(route, "draining", "this cloud stops")
             return
-        refusal = self._registry.refusal(route, hello)
+        refusal = self._wrong_name(hello, key) or self._registry.refusal(route, hello)
         if refusal:
             self._refuse(route, *refusal)
             return
@@ -195,8 +220,15 @@ class ServerLink:
         if known is not None:
             await self._leave(known, "it connected again")
         if self._answer(route, self._welcome):
-            self._registry.add(route, hello)
+            self._registry.add(route, hello, key)
             await self._inbox.put(PeerJoined(hello.name, hello))
+
+    def _wrong_name(self, hello: Hello, key: bytes) -> tuple[str, str] | None:
+        """Refuse a key that belongs to an edge of another name."""
+        wanted = ANY_NAME if self._gate is None else self._gate.name_of(key)
+        if wanted in (ANY_NAME, hello.name):
+            return None
+        return "wrong_name", f"this key is of edge {wanted}: start it with --name {wanted}"
 
     async def _from_peer(self, entry: Entry, message: LinkMessage) -> None:
         self._liveness.beat(entry.name)
@@ -231,7 +263,9 @@ class ServerLink:
     async def _judge(self) -> None:
         dead = set(self._liveness.tick())
         for entry in self._registry.entries:
-            if entry.name in dead:
+            if self._gate is not None and not self._gate.may_speak(entry.key):
+                await self._leave(entry, "its key was revoked")
+            elif entry.name in dead:
                 beats = self._config.dead_beats
                 await self._leave(entry, f"no sign of life for {beats} heartbeats")
             elif self._is_late(entry) and not self._probe(entry):
@@ -303,6 +337,16 @@ class ServerLink:
 
     async def _end_context(self) -> None:
         """In another thread, as it waits for lingering last words."""
+        if self._gate is not None:
+            await self._gate.close()
         context, self._context = self._context, None
         if context is not None:
             await asyncio.to_thread(context.term)
+
+
+def _gate_of(config: LinkConfig) -> Gate | None:
+    """The gate of an encrypted link."""
+    if config.link_key is None:
+        return None
+    path = default_edges_file() if config.edges_file is None else Path(config.edges_file)
+    return Gate(AllowList(path))

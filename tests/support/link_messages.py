@@ -14,6 +14,7 @@ from picert.messages import (
     Hello,
     LinkMessage,
     ModelInfo,
+    Probe,
     SamplingParams,
     Segment,
     SpeedCurve,
@@ -90,5 +91,6 @@ ALL: tuple[LinkMessage, ...] = (
     hello(instance="abc"),
     Welcome("0.1.0", 1.0),
     HEARTBEAT,
+    Probe("0.1.0", 1_800_000_000.0),
     Drain("maintenance", has_left=True),
 )

@@ -191,3 +191,14 @@ def test_mutated_frames_decode_to_a_message_or_raise_protocol_error(message, edi
 def test_any_other_msgpack_value_is_refused(number, value):
     with pytest.raises(ProtocolError):
         decode([bytes((PROTOCOL_VERSION, number)), pack(value)], LIMIT)
+
+
+def test_field_name_of_a_peer_cannot_forge_a_line():
+    body = msgspec.msgpack.encode({"type": "Cancel", "request_id": "q", "index": {"a\nb": 1}})
+    job = msgspec.to_builtins(link_messages.TO_EDGE[1])
+    job["sampling"]["forged\n12:00 error" + "x" * 1000] = 1
+    for number, packed in ((7, body), (6, msgspec.msgpack.encode(job))):
+        with pytest.raises(ProtocolError) as caught:
+            decode([bytes((PROTOCOL_VERSION, number)), packed], LIMIT)
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 300

@@ -251,7 +251,7 @@ async def test_second_server_on_a_port_is_refused_in_one_line(links):
 
 
 async def test_edge_refuses_an_address_that_is_not_local(links):
-    with pytest.raises(ConfigError, match="not yet encrypted"):
+    with pytest.raises(ConfigError, match="without keys only loopback"):
         await links.edge("tcp://192.0.2.1:5570")
 
 

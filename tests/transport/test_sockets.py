@@ -35,10 +35,15 @@ def test_localhost_becomes_a_number():
     "host", ["0.0.0.0", "*", "192.168.1.5", "[::]", "[2001:db8::1]", "example.org", "eth0"]
 )
 def test_address_that_others_could_reach_is_refused(host):
-    with pytest.raises(ConfigError, match="only loopback and ipc are allowed") as caught:
+    with pytest.raises(ConfigError, match="without keys only loopback") as caught:
         allowed_address(f"tcp://{host}:5570")
-    assert "SSH tunnel" in caught.value.message
+    assert "picert keygen" in caught.value.message
     assert caught.value.param == "link.address"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "*", "[::]", "example.org"])
+def test_encrypted_link_may_have_any_address(host):
+    assert allowed_address(f"tcp://{host}:5570", is_encrypted=True) == f"tcp://{host}:5570"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 PROGRAMS = {"picert": cli.main, "picert-cloud": cli.cloud_main, "picert-edge": cli.edge_main}
 
 every_page = pytest.mark.parametrize(
@@ -34,13 +35,22 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_commands_have_the_flags_that_are_written(
     page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran = SimpleNamespace(**dict.fromkeys(("run", "cloud", "edge", "pull", "listing"), _succeed))
+    names = ("run", "cloud", "edge", "pull", "listing", "keygen", "doctor")
+    ran = SimpleNamespace(**dict.fromkeys(names, _succeed))
     monkeypatch.setattr(cli, "import_module", lambda name: ran)
     for _, block in BLOCK.findall(page.read_text(encoding="utf-8")):
         for line in block.splitlines():
             if line.startswith("picert"):
                 program, *argv = shlex.split(line, comments=True)
                 assert PROGRAMS[program](argv) == 0, capsys.readouterr().err
+
+
+@every_page
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for file, name in TEST.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / file).is_file(), file
+        if name:
+            assert re.search(rf"def {name}\(", (ROOT / file).read_text(encoding="utf-8")), name
 
 
 @every_page

@@ -50,6 +50,7 @@ class EngineConfig(_Frozen):
     max_num_seqs: int = Field(32, ge=1, le=1024, description="texts written at once")
     max_num_batched_tokens: int = Field(512, ge=16, description="tokens of one step")
     max_num_queued_reqs: int = Field(256, ge=1, description="more are refused")
+    max_num_queued_tokens: int = Field(65536, ge=1, description="of prompts that wait")
     block_size: int = Field(16, ge=4, le=256, description="tokens of a KV block")
     kv_tokens: int | None = Field(None, ge=16, description="of KV cache; else by free memory")
     enable_prefix_caching: bool = Field(True, description="compute shared prefixes once")
@@ -161,6 +162,7 @@ class CloudConfig(_Frozen):
     port: int = Field(8000, ge=0, le=65535, description="HTTP; 0 is any free one")
     served_model_name: str | None = Field(None, description="else the model's name")
     deadline_s: float = Field(300.0, gt=0, description="of a question that names none")
+    queue_timeout_s: float = Field(60.0, gt=0, description="a question may wait for its turn")
     max_num_requests: int = Field(256, ge=1, description="questions in flight; more are a 429")
     shutdown_timeout_s: float = Field(10.0, gt=0, description="seconds to finish in")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -77,12 +77,28 @@ class ModelNotFound(PicertError):
     code = "model_not_found"
 
 
+class EdgeNotFound(PicertError):
+    """No edge of that name is connected."""
+
+    status = 404
+    kind = "not_found_error"
+    code = "edge_not_found"
+
+
 class DeadlineExceeded(PicertError):
     """The request's time is over."""
 
     status = 408
     kind = "timeout_error"
     code = "deadline_exceeded"
+
+
+class QueueTimeout(PicertError):
+    """The request waited longer for its turn than it may."""
+
+    status = 408
+    kind = "timeout_error"
+    code = "queue_timeout"
 
 
 class RequestTimeout(PicertError):
@@ -141,6 +157,7 @@ _BY_CODE: dict[str, type[PicertError]] = {
     cls.code: cls
     for cls in (
         *(InvalidJson, ContextLengthExceeded, ConfigError, ModelError, ModelNotFound, Unauthorized),
+        *(EdgeNotFound, QueueTimeout),
         *(DeadlineExceeded, QueueFull, Unavailable, Draining, ProtocolError, EdgeLost, Cancelled),
     )
     if cls.code is not None

@@ -93,6 +93,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     sketch_tokens: int | None = None  # None: the policy's choice
     deadline_s: float = 300.0  # from acceptance
     progress: bool = False  # also yield Progress events
+    priority: int = 0  # lower ones go first
 
 
 class Segment(msgspec.Struct, frozen=True):

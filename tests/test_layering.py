@@ -79,6 +79,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cloud.server": {"starlette", "uvicorn"},
     "cloud.guard": {"starlette"},
     "cloud.door": {"starlette"},
+    "cloud.admin": {"fastapi"},
     "cloud.keys": {"pydantic"},
     "cloud.openai_request": {"pydantic", "pydantic_core", "msgspec"},
     "cloud.openai_response": {"pydantic", "msgspec"},

@@ -87,6 +87,11 @@ class Draft:
     # --- what producers do ---
 
     @property
+    def has_begun(self) -> bool:
+        """Work was done for it: text is shown, or a sketch is written."""
+        return bool(self._text) or self._usage["cloud_completion_tokens"] > 0
+
+    @property
     def is_full(self) -> bool:
         """The user's max_tokens is reached: nothing more will be shown."""
         return self.finish_reason == "length"

@@ -9,12 +9,22 @@ been shown.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from picert.errors import EdgeLost, PicertError, error_from_code
+from picert.cloud.breaker import Breaker
+from picert.errors import (
+    EdgeLost,
+    EdgeNotFound,
+    InvalidRequest,
+    PicertError,
+    QueueFull,
+    error_from_code,
+)
 from picert.log import get_logger
 from picert.messages import AnswerJob, Cancel, ExpandJob, Expansion, Failure, Hello, TextDelta
 from picert.pice.dispatch import DispatchQueue, EdgeView, choose_edge, job_size
@@ -22,7 +32,7 @@ from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import choose_model
-from picert.transport.events import PeerDraining, PeerJoined, PeerLeft, PeerMessage
+from picert.transport.events import Peer, PeerDraining, PeerJoined, PeerLeft, PeerMessage
 from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
@@ -37,6 +47,7 @@ class _Seat:
     """One registered edge, as the pool accounts for it."""
 
     hello: Hello
+    breaker: Breaker
     speed: SpeedProfile = field(default_factory=SpeedProfile)
     is_draining: bool = False
     num_in_flight: int = 0
@@ -52,6 +63,7 @@ class Assignment:
         self.edge: str | None = None  # None while it waits for a free slot
         self.seat: _Seat | None = None  # of that edge; a new registration of its name has another
         self.open = set(_indices(job))
+        self.error: PicertError | None = None  # that ended it
         self._clock = clock
         self._sent_at = 0.0
         self._inbox: asyncio.Queue[Piece | PicertError | None] = asyncio.Queue()
@@ -78,6 +90,7 @@ class Assignment:
         while self.open:
             item = await self._next()
             if isinstance(item, PicertError):
+                self.error = item
                 raise item
             if isinstance(item, Expansion):
                 self.open.discard(item.index)
@@ -107,20 +120,27 @@ class EdgePool:
     Everything runs on one event loop; `serve` must be running for anything to happen.
     """
 
-    def __init__(self, link: ServerLink, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        link: ServerLink,
+        clock: Clock = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
         self._link = link
         self._clock = clock
+        self._rng = rng or random.Random()
         self._seats: dict[str, _Seat] = {}
         self._assignments: dict[AssignmentKey, Assignment] = {}
         self._queue = DispatchQueue()
         self.num_lost = 0  # edges that left while they held jobs
+        self.num_failed = 0  # jobs that edges failed at, late ones among them
 
     async def serve(self) -> None:
         """Follow the link until it closes; then every job still open ends with EdgeLost."""
         try:
             async for event in self._link.events():
                 if isinstance(event, PeerJoined):
-                    self._seats[event.name] = _Seat(event.hello)
+                    self._seats[event.name] = _Seat(event.hello, Breaker(self._clock, self._rng))
                     logger.info("edge %s joined with %s", event.name, _names(event.hello))
                 elif isinstance(event, PeerDraining):
                     self._seats[event.name].is_draining = True
@@ -158,13 +178,47 @@ class EdgePool:
         return [
             EdgeView(
                 name=name,
-                is_available=not seat.is_draining and self._link.state(name) == "alive",
+                is_available=self._is_available(name, seat),
                 slots=seat.hello.slots,
                 num_in_flight=seat.num_in_flight,
                 last_used=seat.last_used,
             )
             for name, seat in self._seats.items()
         ]
+
+    def drain(self, name: str) -> None:
+        """Give an edge nothing new until it registers again; its jobs go on.
+
+        Raises EdgeNotFound.
+        """
+        seat = self._seats.get(name)
+        if seat is None:
+            raise EdgeNotFound(f"edge {name[:64]!r} is not connected: GET /admin/edges lists them")
+        seat.is_draining = True
+
+    def report(self) -> list[dict[str, Any]]:
+        """Every registered edge, for those who look after them."""
+        peers = self._link.peers
+        return [
+            {
+                "name": name,
+                "state": self._link.state(name),
+                "draining": seat.is_draining,
+                "breaker": seat.breaker.state,
+                "available": self._is_available(name, seat),
+                "version": seat.hello.picert_version,
+                "models": [model.name for model in seat.hello.models],
+                "slots": seat.hello.slots,
+                "in_flight": seat.num_in_flight,
+                **_beat(peers.get(name)),
+            }
+            for name, seat in self._seats.items()
+        ]
+
+    def _is_available(self, name: str, seat: _Seat) -> bool:
+        """It may be given a job now."""
+        is_alive = self._link.state(name) == "alive"
+        return is_alive and not seat.is_draining and seat.breaker.allows()
 
     def load(self, num_cloud_running: int) -> Load:
         """What the policy wants to know of this moment."""
@@ -237,6 +291,7 @@ class EdgePool:
         seat = self._seats[edge]
         seat.num_in_flight += job_size(assignment.job)
         seat.last_used = self._clock()
+        seat.breaker.begin()
         assignment.begin(edge, seat)
         try:
             await self._link.send(edge, assignment.job)
@@ -251,9 +306,10 @@ class EdgePool:
         if assignment.edge is None:
             self._queue.discard(job)
             return
-        if assignment.seat is not self._seats.get(assignment.edge):
+        if assignment.seat is None or assignment.seat is not self._seats.get(assignment.edge):
             return  # that edge is gone, and its seat with it
-        self._seats[assignment.edge].num_in_flight -= job_size(job)
+        assignment.seat.num_in_flight -= job_size(job)
+        self._judge(assignment.edge, assignment)
         try:
             for index in assignment.open:
                 cancel = Cancel(job.request_id, index, job.attempt)
@@ -261,6 +317,19 @@ class EdgePool:
         except PicertError as error:
             logger.debug("cancel not sent: %s", error, extra={"request_id": job.request_id})
         await self._dispatch()
+
+    def _judge(self, edge: str, assignment: Assignment) -> None:
+        """Tell the edge's breaker how its job ended; what its owner took back says nothing."""
+        assert assignment.seat is not None
+        breaker = assignment.seat.breaker
+        if not assignment.open:
+            breaker.succeed()
+        elif assignment.error is None or isinstance(assignment.error, InvalidRequest | QueueFull):
+            breaker.forget_try()
+        else:
+            self.num_failed += 1
+            if breaker.fail():
+                logger.warning("edge %s fails again and again: it gets a pause", edge)
 
     def _deliver(self, event: PeerMessage) -> None:
         message = event.message
@@ -300,6 +369,19 @@ class EdgePool:
 
 def _indices(job: Job) -> list[int]:
     return [segment.index for segment in job.segments] if isinstance(job, ExpandJob) else [0]
+
+
+def _beat(peer: Peer | None) -> dict[str, Any]:
+    """What the edge's latest heartbeat said."""
+    if peer is None or peer.load is None:
+        return {"rtt_ms": None, "running": None, "waiting": None, "kv_usage": None}
+    load = peer.load
+    return {
+        "rtt_ms": None if load.rtt_s is None else round(1000 * load.rtt_s, 3),
+        "running": load.num_running,
+        "waiting": load.num_waiting,
+        "kv_usage": round(load.kv_usage, 4),
+    }
 
 
 def _names(hello: Hello) -> str:

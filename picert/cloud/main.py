@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable
 
 from picert import __version__, hub
+from picert.cloud.admin import add_admin
 from picert.cloud.door import Door, open_door
 from picert.cloud.edges import EdgePool
-from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
+from picert.cloud.health import health, wind_down
+from picert.cloud.http import HttpLimits, ServedModel, create_app
 from picert.cloud.server import ServerOptions, serve
 from picert.cloud.service import CloudService
 from picert.config import CloudConfig
@@ -28,7 +30,6 @@ from picert.pice.prompts import load_prompts
 from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
-STALLED_S = 5.0  # no engine step for longer, with work waiting, is not ready
 OnReady = Callable[[str, str], None]  # HTTP URL, address for edges
 
 
@@ -62,7 +63,7 @@ async def _serve(
     on_ready: OnReady,
 ) -> int:
     """Everything that lives on the event loop, from the link to the last answer."""
-    stop = _stop_on_signal()
+    told, stop = _stop_on_signal(), asyncio.Event()
     link = ServerLink(config.link, picert_version=__version__)
     await link.start()
     pool = EdgePool(link)
@@ -70,10 +71,14 @@ async def _serve(
     following = asyncio.create_task(pool.serve())
     app = create_app(
         service,
-        lambda: _health(loop, pool, following),
+        lambda: health(loop, service.admission, pool, following),
         [ServedModel(config.served_model_name or config.engine.model, int(time.time()))],
         HttpLimits(deadline_s=config.deadline_s),
         defaults,
+    )
+    add_admin(app, service, pool)
+    ending = asyncio.create_task(
+        wind_down(told, service.admission, stop, config.shutdown_timeout_s)
     )
     try:
         await serve(
@@ -85,7 +90,8 @@ async def _serve(
         return 0
     finally:
         await link.close()
-        await asyncio.gather(following, return_exceptions=True)
+        ending.cancel()
+        await asyncio.gather(following, ending, return_exceptions=True)
 
 
 def _stop_on_signal() -> asyncio.Event:
@@ -93,16 +99,3 @@ def _stop_on_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
-
-
-def _health(loop: EngineLoop, pool: EdgePool, following: asyncio.Task[None]) -> Health:
-    """Ready is deep: the link is followed, the engine lives and, while it has work, made a step
-    not long ago."""
-    edges = tuple(view.name for view in pool.views() if view.is_available)
-    if following.done():
-        return Health("the link to the edges is closed", edges)
-    if not loop.is_alive:
-        return Health("the engine has stopped", edges)
-    if (stalled := loop.seconds_stalled()) > STALLED_S:
-        return Health(f"the engine made no step for {stalled:.1f} s", edges)
-    return Health(None, edges)

@@ -13,13 +13,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
+from picert.cloud.admission import Admission
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.expander import Expander, Means
 from picert.cloud.writer import CloudWriter
 from picert.config import CloudConfig
 from picert.engine.loop import EngineLoop
-from picert.errors import InvalidRequest, PicertError, QueueFull
+from picert.errors import InvalidRequest, PicertError
 from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
 from picert.pice.features import read_request
@@ -47,7 +48,7 @@ class CloudService:
         config: CloudConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._writer = CloudWriter(loop, clock)
+        self._writer = CloudWriter(loop, clock, config.queue_timeout_s)
         self._edges = edges
         self._prompts = prompts
         self._config = config
@@ -56,13 +57,14 @@ class CloudService:
         self._means = Means(edges, self._writer, prompts, config.policy, self._quality)
         self._lengths = LengthPredictor()
         self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
+        self.admission = Admission(config.max_num_requests)
         self._drafts: dict[str, Draft] = {}
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
         """The path of a request: text in order, then one Done; or a PicertError. Closing the
         iterator cancels it all.
 
-        Raises QueueFull before anything was begun, InvalidRequest for one that cannot
+        Raises QueueFull or Draining before anything was begun, InvalidRequest for one that cannot
         be served, DeadlineExceeded when its time is over.
         """
         async with self._admit(request) as draft:  # 1 arrives
@@ -171,24 +173,20 @@ class CloudService:
     @asynccontextmanager
     async def _admit(self, request: Request) -> AsyncIterator[Draft]:
         """The draft of an accepted request; leaving the block ends its tasks and forgets it."""
-        if len(self._drafts) >= self._config.max_num_requests:
-            raise QueueFull(
-                f"{len(self._drafts)} requests are in flight, the limit is "
-                f"{self._config.max_num_requests}: try again later or raise max_num_requests"
-            )
         if request.request_id in self._drafts:
             raise InvalidRequest(
                 f"request_id {request.request_id!r} is in flight already: choose another",
                 param="request_id",
             )
-        draft = Draft(request, self._writer.tokenizer, self._clock)
-        self._drafts[request.request_id] = draft
-        try:
-            yield draft
-        finally:
-            await draft.close()
-            del self._drafts[request.request_id]
-            logger.info("%s", draft, extra={"request_id": request.request_id})
+        with self.admission.place():
+            draft = Draft(request, self._writer.tokenizer, self._clock)
+            self._drafts[request.request_id] = draft
+            try:
+                yield draft
+            finally:
+                await draft.close()
+                del self._drafts[request.request_id]
+                logger.info("%s", draft, extra={"request_id": request.request_id})
 
     @property
     def num_in_flight(self) -> int:

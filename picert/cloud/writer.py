@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from picert.cloud.draft import Draft
 from picert.engine.loop import EngineLoop
-from picert.engine.sequence import Output
+from picert.engine.sequence import Output, Terms
 from picert.messages import ChatMessage
 from picert.pice.profile import SpeedProfile
 from picert.pice.prompts import Prompt
@@ -19,7 +19,12 @@ class CloudWriter:
     and the profile.
     """
 
-    def __init__(self, loop: EngineLoop, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        loop: EngineLoop,
+        clock: Callable[[], float] = time.monotonic,
+        queue_timeout_s: float | None = None,
+    ) -> None:
         self.model = loop.engine.identity.name
         self.tokenizer = loop.engine.tokenizer
         self.speed = SpeedProfile()
@@ -28,6 +33,7 @@ class CloudWriter:
         self._left: dict[str, int] = {}  # tokens that each open text is expected to get yet
         self._loop = loop
         self._clock = clock
+        self._queue_timeout_s = queue_timeout_s
 
     def count_prompt(self, messages: Sequence[ChatMessage]) -> int:
         """Tokens of a conversation as this model reads it.
@@ -43,7 +49,7 @@ class CloudWriter:
         """
         ids = self.tokenizer.encode_chat(prompt.messages, prefill=prompt.prefill)
         name = f"{draft.request.request_id}/{part}"
-        stream = self._loop.stream(name, ids, prompt.sampling, deadline_s=draft.remaining_s)
+        stream = self._loop.stream(name, ids, prompt.sampling, terms=self._terms(draft))
         expected = min(prompt.sampling.max_tokens, draft.expected_tokens)
         began, last = self._clock(), None
         self.num_running += 1
@@ -65,6 +71,16 @@ class CloudWriter:
                 draft.count_cloud(last)
                 seconds, batch = self._clock() - began, self.num_running + 1
                 self.speed.observe_decode(last.num_completion_tokens - 1, seconds, batch)
+
+    def _terms(self, draft: Draft) -> Terms:
+        """A question waits its turn; what goes on with an answer goes before it."""
+        begun = draft.has_begun
+        return Terms(
+            deadline_s=draft.remaining_s,
+            queue_timeout_s=None if begun else self._queue_timeout_s,
+            priority=draft.request.priority - begun,
+            is_owed=begun,
+        )
 
     @property
     def backlog_s(self) -> float:

@@ -87,7 +87,9 @@ def flags_of(
     )
 
 
-_TOP_RENAMES = types.MappingProxyType({"shutdown_timeout_s": "shutdown-timeout"})
+_TOP_RENAMES = types.MappingProxyType(
+    {"shutdown_timeout_s": "shutdown-timeout", "queue_timeout_s": "queue-timeout"}
+)
 ENGINE_FLAGS = flags_of(EngineConfig, "engine")
 GENERATE_FLAGS = tuple(flag for flag in ENGINE_FLAGS if flag.name != "seed")  # the request has one
 CLOUD_FLAGS = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from picert.engine.loop import EngineLoop
-from picert.engine.sequence import Output
+from picert.engine.sequence import Output, Terms
 from picert.errors import EdgeLost, ModelNotFound, PicertError
 from picert.log import get_logger
 from picert.messages import (
@@ -139,7 +139,7 @@ class EdgeWorker:
         text: list[str] = []
         engine_id = f"{work.request_id}/{work.index}/{work.attempt}"
         stream = work.loop.stream(
-            engine_id, work.prompt_ids, work.sampling, deadline_s=work.deadline_s
+            engine_id, work.prompt_ids, work.sampling, terms=Terms(deadline_s=work.deadline_s)
         )
         try:
             async with aclosing(stream) as outputs:

@@ -28,9 +28,10 @@ from picert.engine.sampler import (
     sampling_state,
 )
 from picert.engine.scheduler import Scheduler, SchedulerLimits
-from picert.engine.sequence import Output, Sequence, Times, TokenLogprob
+from picert.engine.sequence import NO_TERMS, Output, Sequence, Terms, Times, TokenLogprob
 from picert.engine.stats import EngineStats
-from picert.errors import ContextLengthExceeded, InvalidRequest, QueueFull, Unavailable
+from picert.engine.waiting import Waiting
+from picert.errors import ContextLengthExceeded, InvalidRequest, Unavailable
 from picert.log import get_logger
 from picert.messages import SamplingParams
 from picert.models.tokenizer import Tokenizer, load_tokenizer
@@ -84,6 +85,9 @@ class Engine:
         self._by_seq_id: dict[int, Sequence] = {}
         self._sampling: dict[int, SamplingState] = {}
         self._next_seq_id = 0
+        self._waiting = Waiting(
+            config.max_num_seqs + config.max_num_queued_reqs, config.max_num_queued_tokens
+        )
         self._is_sound = True  # False within a step, so for good once one has raised
         self._flight: _Flight | None = None
         self._step_started_at = 0.0
@@ -112,6 +116,7 @@ class Engine:
         prompt: str | SequenceOf[int],
         params: SamplingParams,
         mask: TokenMask | None = None,
+        terms: Terms = NO_TERMS,
     ) -> None:
         """Queue a request; text is encoded as a raw completion prompt, ids are taken as given.
 
@@ -122,15 +127,18 @@ class Engine:
         self._check_sound()
         if request_id in self._sequences:
             raise InvalidRequest(f"request id {request_id!r} is in use: choose another")
-        self._check_queue()
         prompt_ids = self.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else [*prompt]
+        if not terms.is_owed:
+            self._waiting.check(self.num_requests, len(prompt_ids))
         self._check_prompt(prompt_ids)
         self._check_token_ids("logit_bias", params.logit_bias)
         self._check_token_ids("stop_token_ids", params.stop_token_ids)
         seq = self._new_sequence(request_id, prompt_ids, params)
         seed = int(self._seeds.integers(2**63)) if params.seed is None else params.seed
         # The last token is sampled but never computed, so it takes no place in the cache.
-        self._scheduler.add(seq.seq_id, prompt_ids, len(prompt_ids) + seq.max_new_tokens - 1)
+        max_len = len(prompt_ids) + seq.max_new_tokens - 1
+        self._scheduler.add(seq.seq_id, prompt_ids, max_len, priority=terms.priority)
+        self._waiting.num_tokens += len(prompt_ids)
         self._sequences[request_id] = self._by_seq_id[seq.seq_id] = seq
         self._sampling[seq.seq_id] = sampling_state(params, prompt_ids, seq.end_ids, seed, mask)
         self._refresh_gauges()
@@ -168,7 +176,12 @@ class Engine:
     @property
     def max_num_requests(self) -> int:
         """More than these at once are refused with QueueFull."""
-        return self.config.max_num_seqs + self.config.max_num_queued_reqs
+        return self._waiting.max_requests
+
+    def has_started(self, request_id: str) -> bool:
+        """The request is here and had a place in a step. May be asked from any thread."""
+        seq = self._sequences.get(request_id)
+        return seq is not None and seq.times.started_at is not None
 
     # --- the step ---------------------------------------------------------------------------------
 
@@ -210,6 +223,7 @@ class Engine:
             times = self._by_seq_id[seq_id].times
             if times.started_at is None:
                 times.started_at = now
+                self._waiting.num_tokens -= len(self._by_seq_id[seq_id].prompt_ids)
 
     def _launch(self, batch: StepBatch) -> _Flight:
         """Begin the step; what sampling needs besides logits is made while a GPU computes them."""
@@ -282,6 +296,9 @@ class Engine:
             raise RuntimeError("engine: its tables hold different sequences")
         if len(ids) != self._scheduler.num_running + self._scheduler.num_waiting:
             raise RuntimeError("engine: the scheduler holds other sequences")
+        queued = [s for s in self._sequences.values() if s.times.started_at is None]
+        if self._waiting.num_tokens != sum(len(seq.prompt_ids) for seq in queued):
+            raise RuntimeError("engine: its count of queued tokens is wrong")
         if not ids and self._scheduler.num_free_blocks != self.kv_plan.num_blocks:
             raise RuntimeError("engine: blocks are held and nobody runs")
 
@@ -312,6 +329,8 @@ class Engine:
 
     def _forget(self, seq: Sequence) -> None:
         self._scheduler.remove(seq.seq_id)
+        if seq.times.started_at is None:
+            self._waiting.num_tokens -= len(seq.prompt_ids)
         del self._sequences[seq.request_id]
         del self._by_seq_id[seq.seq_id]
         del self._sampling[seq.seq_id]
@@ -346,13 +365,6 @@ class Engine:
     def _check_sound(self) -> None:
         if not self._is_sound:
             raise Unavailable("the engine is closed or a step of it failed: load it again")
-
-    def _check_queue(self) -> None:
-        if self.num_requests >= self.max_num_requests:
-            raise QueueFull(
-                f"{self.num_requests} requests are running or queued, the limit is "
-                f"{self.max_num_requests}: try again later"
-            )
 
     def _check_prompt(self, prompt_ids: list[int]) -> None:
         if not prompt_ids:

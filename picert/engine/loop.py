@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 
 from picert.engine.engine import Engine
 from picert.engine.sampler import TokenMask
-from picert.engine.sequence import Output
+from picert.engine.sequence import NO_TERMS, Output, Terms
 from picert.engine.stats import EngineStats
-from picert.errors import DeadlineExceeded, PicertError, QueueFull, Unavailable
+from picert.errors import DeadlineExceeded, PicertError, QueueFull, QueueTimeout, Unavailable
 from picert.log import get_logger
 from picert.messages import SamplingParams
 
 logger = get_logger(__name__)
+_LEAST_PATIENCE_S = 4.0
+_LONGEST_STEPS = 4.0  # a large prompt on a slow machine is not a fault
 
 
 @dataclass(eq=False)
@@ -34,6 +36,7 @@ class _Stream:
     prompt_ids: SequenceOf[int]
     params: SamplingParams
     mask: TokenMask | None
+    terms: Terms
     loop: asyncio.AbstractEventLoop
     items: asyncio.Queue[Output | PicertError] = field(default_factory=asyncio.Queue)
     has_ended: bool = False  # of the event loop's thread, as is `put`
@@ -107,26 +110,36 @@ class EngineLoop:
         """Time since the last sign of progress while there is work; 0 when idle. For health."""
         return self._clock() - self.last_step_at if self._streams else 0.0
 
+    def patience_s(self) -> float:
+        """Without a step for longer, while there is work, the engine must be taken for stuck."""
+        return max(_LEAST_PATIENCE_S, _LONGEST_STEPS * self.engine.stats.longest_step_s)
+
     async def stream(
         self,
         request_id: str,
         prompt_ids: SequenceOf[int],
         params: SamplingParams,
         *,
-        deadline_s: float | None = None,
+        terms: Terms = NO_TERMS,
         mask: TokenMask | None = None,
     ) -> AsyncGenerator[Output, None]:
         """Outputs of one request, up to the one with a `finish_reason`; closing aborts it.
 
-        Raises what Engine.add raises, DeadlineExceeded `deadline_s` after the first item is asked
-        for, and Unavailable when the engine is not running, fails or stops.
+        Raises what Engine.add raises, DeadlineExceeded and QueueTimeout by the `terms`, counted
+        from when the first item is asked for, and Unavailable when the engine is not running, fails
+        or stops.
         """
         loop = asyncio.get_running_loop()
-        stream = _Stream(request_id, prompt_ids, params, mask, loop)
+        stream = _Stream(request_id, prompt_ids, params, mask, terms, loop)
         self._submit(stream)
-        timer = None
-        if deadline_s is not None:
-            timer = loop.call_later(max(0.0, deadline_s), self._expire, stream, deadline_s)
+        timers = [
+            loop.call_later(max(0.0, seconds), expire, stream, seconds)
+            for seconds, expire in (
+                (terms.deadline_s, self._expire),
+                (terms.queue_timeout_s, self._expire_waiting),
+            )
+            if seconds is not None
+        ]
         try:
             while True:
                 item = await stream.items.get()
@@ -136,7 +149,7 @@ class EngineLoop:
                 if item.finish_reason is not None:
                     return
         finally:
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
             stream.has_ended = True
             self._release(stream)
@@ -147,7 +160,8 @@ class EngineLoop:
         with self._wake:
             if self._failure is not None or not self._thread.is_alive():
                 raise Unavailable(self._failure or "the engine's thread has ended")
-            if len(self._streams) >= self.engine.max_num_requests:
+            is_full = len(self._streams) >= self.engine.max_num_requests
+            if is_full and not stream.terms.is_owed:
                 raise QueueFull(
                     f"{len(self._streams)} requests are running or queued, the limit is "
                     f"{self.engine.max_num_requests}: try again later"
@@ -170,6 +184,13 @@ class EngineLoop:
         text = f"no complete answer within {deadline_s:.3g} s: allow more time"
         stream.put(DeadlineExceeded(text))
         self._release(stream)
+
+    def _expire_waiting(self, stream: _Stream, timeout_s: float) -> None:
+        with self._wake:
+            is_over = stream not in self._streams or self.engine.has_started(stream.request_id)
+        if not is_over:
+            stream.put(QueueTimeout(f"no turn within {timeout_s:.3g} s: ask again later"))
+            self._release(stream)
 
     def _end_all(self, error: PicertError) -> None:
         with self._wake:
@@ -233,7 +254,9 @@ class EngineLoop:
 
     def _add(self, stream: _Stream) -> None:
         try:
-            self.engine.add(stream.request_id, stream.prompt_ids, stream.params, stream.mask)
+            self.engine.add(
+                *(stream.request_id, stream.prompt_ids, stream.params, stream.mask, stream.terms)
+            )
         except PicertError as error:
             self._retire(stream)
             self._post([(stream, error)])

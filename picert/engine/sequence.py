@@ -53,6 +53,19 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     queue_s: float = 0.0  # from arrival to its place in a step
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a request is taken, apart from what is to be written."""
+
+    deadline_s: float | None = None  # for all of it; None: no limit
+    queue_timeout_s: float | None = None  # until its first place in a step
+    priority: int = 0  # lower ones go first
+    is_owed: bool = False  # part of an answer that has begun: a full queue does not refuse it
+
+
+NO_TERMS = Terms()
+
+
 class StopFilter:
     """Cuts text at the first stop string, and holds back what may be the beginning of one.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 _EMA_WEIGHT = 0.05  # of the newest step: the average follows about the last twenty
 
+_FADE = 0.99  # a step later, of the longest so far
+
 
 @dataclass(slots=True)
 class Total:
@@ -38,6 +40,7 @@ class EngineStats:
     step: Total = field(default_factory=Total)
     runner: Total = field(default_factory=Total)  # of each step, what the model took
     step_ema_s: float = 0.0
+    longest_step_s: float = 0.0  # of about the last hundred
     first_token: Total = field(default_factory=Total)  # from arrival
     inter_token: Total = field(default_factory=Total)  # between tokens of one request
     request: Total = field(default_factory=Total)  # from arrival to the end
@@ -51,6 +54,7 @@ class EngineStats:
         self.step.add(seconds)
         if self.steps == 1:
             self.step_ema_s = seconds
+        self.longest_step_s = max(seconds, self.longest_step_s * _FADE)
         self.step_ema_s += _EMA_WEIGHT * (seconds - self.step_ema_s)
 
     def record_end(self, reason: str, seconds: float) -> None:

@@ -39,13 +39,16 @@ async def examine(
     yield Finding("address", await _reach(config.address))
     context = sockets.Context()
     try:
-        socket = sockets.connect_dealer(context, config, keys)
+        socket = sockets.new_dealer(context, config, keys)
+        handshakes = Handshakes(socket, keys)
         try:
-            yield Finding("key", await _shake_hands(socket, keys))
+            sockets.connect(socket, config, keys)
+            yield Finding("key", await _shake_hands(handshakes, keys))
             probe = await _probe(socket, config, Probe(version, wall_clock()))
             yield Finding("version", f"{version} here, {probe.picert_version} there")
             yield Finding("clock", _compare_clocks(probe.unix_time - wall_clock()))
         finally:
+            handshakes.close()
             socket.close(linger=0)
     finally:
         await asyncio.to_thread(context.term)
@@ -77,11 +80,11 @@ async def _reach(address: str) -> str:
     return f"{address} accepts connections" + (f" ({peer[0]})" if place else "")
 
 
-async def _shake_hands(socket: sockets.Socket, keys: PeerKeys | None) -> str:
+async def _shake_hands(handshakes: Handshakes, keys: PeerKeys | None) -> str:
     """Until both ends believe each other's keys, where they have some."""
 
     async def outcome() -> str:
-        async with aclosing(aiter(Handshakes(socket, keys))) as obstacles:
+        async with aclosing(aiter(handshakes)) as obstacles:
             async for obstacle in obstacles:
                 if obstacle != NOTHING_THERE:
                     return obstacle

@@ -25,29 +25,31 @@ NO_WELCOME = "it is connected and does not answer (is it a picert-cloud?)"
 class Handshakes:
     """Obstacles between a DEALER and its peer, one after the other.
 
-    Ends after a refused key, as ZeroMQ tries no other time with that socket; else with its task.
-    Owns the socket's monitor until then.
+    Made before the socket connects, so that nothing is missed; owns the socket's monitor until it
+    is closed. The iteration ends after a refused key, as ZeroMQ tries no other time with that
+    socket.
     """
 
     def __init__(self, socket: zmq.asyncio.Socket, keys: PeerKeys | None) -> None:
         self._socket = socket
         self._keys = keys
         self._has_connected = False  # since the last try
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+
+    def close(self) -> None:
+        """To be called before the socket is closed."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
 
     async def __aiter__(self) -> AsyncGenerator[str, None]:
         """Sentences for a person; the same may come again."""
-        monitor = self._socket.get_monitor_socket(_EVENTS)
-        try:
-            while True:
-                event = (await recv_monitor_message(monitor))["event"]
-                obstacle = self._obstacle(event)
-                if obstacle is not None:
-                    yield obstacle
-                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                    return
-        finally:
-            self._socket.disable_monitor()
-            monitor.close(linger=0)
+        while True:
+            event = (await recv_monitor_message(self._monitor))["event"]
+            obstacle = self._obstacle(event)
+            if obstacle is not None:
+                yield obstacle
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                return
 
     def _obstacle(self, event: int) -> str | None:
         """What an event says; a connection that was refused is tried again too."""

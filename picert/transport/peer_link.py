@@ -170,9 +170,11 @@ class PeerLink:
     async def _session(self, context: sockets.Context) -> tuple[str, bool]:
         """One socket, from the first Hello to the loss of the link; returns why it ended, and
         whether there was a link."""
-        socket = sockets.connect_dealer(context, self._config, self._keys)
+        socket = sockets.new_dealer(context, self._config, self._keys)
+        handshakes = Handshakes(socket, self._keys)
+        sockets.connect(socket, self._config, self._keys)
         self._socket = socket
-        work = (self._read(socket), self._talk(socket), self._listen(socket))
+        work = (self._read(socket), self._talk(socket), self._listen(handshakes))
         tasks = [asyncio.create_task(part) for part in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -183,6 +185,7 @@ class PeerLink:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            handshakes.close()
             socket.close()
 
     async def _talk(self, socket: sockets.Socket) -> str:
@@ -198,9 +201,9 @@ class PeerLink:
                 self._liveness.tick()
         return f"no echo of {self._config.probation_beats} heartbeats"
 
-    async def _listen(self, socket: sockets.Socket) -> str:
+    async def _listen(self, handshakes: Handshakes) -> str:
         """Remember, for whoever waits for the link, what is in the way of it."""
-        async with aclosing(aiter(Handshakes(socket, self._keys))) as obstacles:
+        async with aclosing(aiter(handshakes)) as obstacles:
             async for obstacle in obstacles:
                 self._note_obstacle(obstacle)
         return self._obstacle

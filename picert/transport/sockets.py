@@ -62,8 +62,8 @@ def bind_router(context: Context, config: LinkConfig, keys: KeyPair | None = Non
     return socket
 
 
-def connect_dealer(context: Context, config: LinkConfig, keys: PeerKeys | None = None) -> Socket:
-    """An edge's socket, connecting (and connecting again) to `config.address` in the background.
+def new_dealer(context: Context, config: LinkConfig, keys: PeerKeys | None = None) -> Socket:
+    """An edge's socket, not connected yet, so that nothing is missed that happens to it.
 
     Messages are queued for an established connection only: without one, a send waits. Raises
     ConfigError.
@@ -77,14 +77,21 @@ def connect_dealer(context: Context, config: LinkConfig, keys: PeerKeys | None =
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_LIMIT_MS)
+    return socket
+
+
+def connect(socket: Socket, config: LinkConfig, keys: PeerKeys | None = None) -> None:
+    """Connect (and connect again) to `config.address` in the background.
+
+    Raises ConfigError, and the socket is closed.
+    """
     try:
-        socket.connect(address)
+        socket.connect(allowed_address(config.address, is_encrypted=keys is not None))
     except zmq.ZMQError as error:
         socket.close(linger=0)
         raise ConfigError(
             f"cannot connect to {config.address}: {error.strerror}; {_WANTED}"
         ) from None
-    return socket
 
 
 def send_now(socket: Socket, frames: list[bytes]) -> None:

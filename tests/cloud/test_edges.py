@@ -10,7 +10,7 @@ import pytest
 from scripted import ScriptedLink, expansion, hello, settle
 
 from picert.cloud.edges import EdgePool
-from picert.errors import EdgeLost, QueueFull
+from picert.errors import EdgeLost, EdgeNotFound, PicertError, QueueFull
 from picert.messages import (
     Cancel,
     ExpandJob,
@@ -169,3 +169,51 @@ async def test_thousand_jobs_leave_no_entry_behind() -> None:
                     assert len([piece async for piece in assignment]) == 1
         assert pool.num_open == 0
         assert [view.num_in_flight for view in pool.views()] == [0, 0]
+
+
+async def failed(pool: EdgePool, link: ScriptedLink, attempt: int, code: str = "no_engine") -> None:
+    """One job that its edge fails at."""
+    async with pool.run(job(attempt=attempt)) as assignment:
+        edge = str(assignment.edge)
+        failure = Failure(request_id="r", attempt=attempt, code=code, message="no", index=0)
+        link.happen(PeerMessage(edge, failure))
+        with pytest.raises(PicertError):
+            _ = [piece async for piece in assignment]
+
+
+async def test_edge_that_fails_again_and_again_gets_a_pause() -> None:
+    async with pool_with("e") as (pool, link):
+        for attempt in range(3):
+            await failed(pool, link, attempt)
+        assert not pool.views()[0].is_available
+        assert pool.load(0).num_edges == 0
+        assert pool.num_failed == 3
+        async with pool.run(job(attempt=9)) as assignment:
+            with pytest.raises(EdgeLost, match="no edge is available"):
+                _ = [piece async for piece in assignment]
+
+
+async def test_job_that_no_edge_could_do_is_not_held_against_one() -> None:
+    async with pool_with("e") as (pool, link):
+        for attempt in range(5):
+            await failed(pool, link, attempt, code="context_length_exceeded")
+        assert pool.views()[0].is_available
+
+
+async def test_drained_edge_gets_nothing_new_and_keeps_what_it_has() -> None:
+    async with pool_with("e1", "e2") as (pool, link), pool.run(job(0)) as first:
+        drained = str(first.edge)
+        pool.drain(drained)
+        async with pool.run(job(1)) as second:
+            assert second.edge not in (None, drained)
+        link.happen(PeerMessage(drained, expansion()))
+        assert len([piece async for piece in first]) == 1
+        told = {edge["name"]: edge for edge in pool.report()}
+        assert told[drained]["draining"]
+        assert not told[drained]["available"]
+
+
+async def test_edge_that_is_not_there_cannot_be_drained() -> None:
+    async with pool_with("e") as (pool, _):
+        with pytest.raises(EdgeNotFound, match="not connected"):
+            pool.drain("nobody")

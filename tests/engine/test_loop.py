@@ -9,7 +9,7 @@ import pytest
 from fake_engine import FakeRunner, fake_engine, greedy_after
 
 from picert.engine.loop import EngineLoop
-from picert.engine.sequence import Output
+from picert.engine.sequence import Output, Terms
 from picert.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -121,7 +121,7 @@ async def test_deadline_ends_the_stream_even_while_a_step_hangs(make: Make) -> N
     runner = paused()
     loop = make(runner)
     with pytest.raises(DeadlineExceeded, match=r"within 0\.02 s"):
-        await collect(loop.stream("x", [1], FOREVER, deadline_s=0.02))
+        await collect(loop.stream("x", [1], FOREVER, terms=Terms(deadline_s=0.02)))
     assert loop.num_requests == 0
     runner.gate.release(10**4)
     await drained(loop)
@@ -131,7 +131,7 @@ async def test_deadline_that_has_passed_ends_at_once(make: Make) -> None:
     runner = paused()
     loop = make(runner)
     with pytest.raises(DeadlineExceeded):
-        await collect(loop.stream("x", [1], FOREVER, deadline_s=-1.0))
+        await collect(loop.stream("x", [1], FOREVER, terms=Terms(deadline_s=-1.0)))
     runner.gate.release(10**4)
 
 

@@ -18,6 +18,7 @@ from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
 from picert.engine.runner import ModelIdentity
+from picert.messages import ChatMessage
 from picert.models.config import ModelConfig
 
 VOCAB_SIZE = 96
@@ -115,6 +116,14 @@ class FakeTokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """One token for each character."""
         return [ord(c) - 31 for c in text]
+
+    def encode(self, text: str) -> list[int]:
+        """The same for any text: what is not ASCII is a question mark."""
+        return self.encode_prompt("".join(c if " " <= c <= "~" else "?" for c in text))
+
+    def encode_chat(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> list[int]:
+        """What was said, without who said it."""
+        return self.encode(" ".join(message.content for message in messages) + prefill)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens that are not the end."""

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 
-from picert.engine.sequence import Output
+from picert.engine.sequence import Output, Terms
 from picert.errors import QueueFull
 from picert.messages import (
     Cancel,
@@ -57,9 +57,9 @@ class ScriptedLoop:
         prompt_ids: Sequence[int],
         params: SamplingParams,
         *,
-        deadline_s: float | None = None,
+        terms: Terms,
     ) -> AsyncGenerator[Output, None]:
-        assert deadline_s is not None
+        assert terms.deadline_s is not None
         part = request_id.split("/")[1]
         self.prompts[part] = ByteTokens().decode(prompt_ids)
         pieces = self._script(part)
@@ -98,6 +98,10 @@ class ScriptedLink:
     async def events(self) -> AsyncIterator[object]:
         while (event := await self._events.get()) is not None:
             yield event
+
+    @property
+    def peers(self) -> dict[str, object]:
+        return {}
 
     def state(self, name: str) -> str:
         return "probation" if name in self.silent else "alive"

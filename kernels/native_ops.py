@@ -8,6 +8,7 @@ else raises ValueError.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +92,9 @@ class NativeOps:
         scale: float,
         sliding_window: int | None = None,
         soft_cap: float | None = None,
+        kv_format: Literal["fp16", "int8"] = "fp16",
     ) -> FloatArray:
-        """Causal attention of q[T, H, D] over caches [N, B, G, D], rounded to fp16 first."""
+        """Causal attention of q[T, H, D] over caches [N, B, G, D], rounded to `kv_format` first."""
         return _C.attention(
             q,
             k_cache,
@@ -105,4 +107,5 @@ class NativeOps:
             soft_cap or 0.0,
             self.num_threads,
             self.isa,
+            kv_format,
         )

@@ -146,7 +146,7 @@ class StepProfile(TypedDict):
     seconds: dict[str, list[float]]  # phase -> of each worker
 
 class ThreadPool:
-    def __init__(self, num_threads: int) -> None: ...
+    def __init__(self, num_threads: int, cpus: Sequence[int] = ()) -> None: ...
     @property
     def size(self) -> int: ...
 
@@ -157,8 +157,10 @@ class Decoder:
         tensors: Mapping[str, tuple[str, tuple[int, ...], NDArray[np.uint8]]],
         num_threads: int,
         isa: str = "",
+        quantization: str = "none",
+        cpus: Sequence[int] = (),
     ) -> None: ...
-    def allocate_kv(self, num_blocks: int, block_size: int) -> None: ...
+    def allocate_kv(self, num_blocks: int, block_size: int, format: str = "fp16") -> None: ...
     def step(
         self,
         token_ids: NDArray[np.int32],
@@ -230,6 +232,9 @@ def measure_bandwidth(num_threads: int, bytes: int) -> float: ...  # GB/s
 def measure_int8_peak(num_threads: int) -> float: ...  # 1e9 multiply-accumulates per second
 def measure_fp32_peak(num_threads: int) -> float: ...  # the same
 def dequantize(dtype: str, shape: tuple[int, ...], data: NDArray[np.uint8]) -> _Floats: ...
+def quantize_weights(
+    dtype: str, shape: tuple[int, ...], data: NDArray[np.uint8], to: str, num_threads: int = 1
+) -> NDArray[np.uint8]: ...
 def linear(
     x: _Floats,
     dtype: str,
@@ -256,4 +261,5 @@ def attention(
     soft_cap: float,
     num_threads: int,
     isa: str,
+    kv_format: str = "fp16",
 ) -> _Floats: ...

@@ -44,6 +44,11 @@ class EngineConfig(_Frozen):
     )
     cuda_graphs: bool = Field(True, description="on a GPU, a decode step is one captured launch")
     threads: int | None = Field(None, ge=1, description="without it, the cores it may use")
+    threads_bind: str = Field(
+        "none",
+        pattern=r"^(none|auto|\d+(-\d+)?(,\d+(-\d+)?)*)$",
+        description="processors of the threads, such as 0-3,8; auto is one thread a core",
+    )
     max_model_len: int | None = Field(
         None, ge=16, description="tokens; else the model's, at most 4,096"
     )
@@ -52,6 +57,9 @@ class EngineConfig(_Frozen):
     max_num_queued_reqs: int = Field(256, ge=1, description="more are refused")
     max_num_queued_tokens: int = Field(65536, ge=1, description="of prompts that wait")
     block_size: int = Field(16, ge=4, le=256, description="tokens of a KV block")
+    kv_cache_dtype: Literal["auto", "fp16", "int8"] = Field(
+        "auto", description="of keys and values; auto is fp16, or dtype in the torch runner"
+    )
     kv_tokens: int | None = Field(None, ge=16, description="of KV cache; else by free memory")
     enable_prefix_caching: bool = Field(True, description="compute shared prefixes once")
     enable_chunked_prefill: bool = Field(True, description="long prompts in several steps")

@@ -105,11 +105,12 @@ void gather_scales(const PageReader<Number>& reader, const float* from, int64_t 
   for (int64_t j = count; j < kSpan; j++) scales[j] = 1.0f;
 }
 
-// to[padded D] from x[D]: the rest is zero, and what fp16 cannot hold saturates.
-void saturate(const float* x, int64_t n, float* to) {
+// to[padded] from x[n]: the rest is zero, since it counts for the scale of int8 pages, and what fp16 cannot
+// hold saturates.
+void saturate(const float* x, int64_t n, int64_t padded, float* to) {
   const Vec limit = splat(65504.0f), lower = splat(-65504.0f);
+  for (int64_t i = 0; i < padded; i += Vec::kWidth) store(to + i, splat(0.0f));
   for_each_vec(n, [&](int64_t i, int64_t lanes) {
-    store(to + i, splat(0.0f));
     store_first(to + i, min(max(load_first(x + i, lanes), lower), limit), lanes);
   });
 }
@@ -140,11 +141,11 @@ void store_as(const AttentionShape& shape, const KvPages& pages, int64_t slot, i
   const int64_t head = block * shape.num_kv_heads + kv_head;
   float row[kMaxHeadDim];
   Number key[kMaxHeadDim];
-  saturate(k, shape.head_dim, row);
+  saturate(k, shape.head_dim, dim, row);
   const float key_scale = narrow(row, dim, key);
   Number* keys = static_cast<Number*>(pages.keys) + head * shape.head_dim * shape.block_size + offset;
   for (int64_t d = 0; d < shape.head_dim; d++) keys[d * shape.block_size] = key[d];
-  saturate(v, shape.head_dim, row);
+  saturate(v, shape.head_dim, dim, row);
   Number* values = static_cast<Number*>(pages.values) + (head * shape.block_size + offset) * dim;
   const float value_scale = narrow(row, dim, values);
   if (pages.key_scales == nullptr) return;

@@ -75,7 +75,8 @@ using TensorTuple = std::tuple<std::string, std::vector<int64_t>, py::object>;
 
 std::unique_ptr<Decoder> make_decoder(const py::dict& config,
                                       const std::map<std::string, TensorTuple>& tensors, int num_threads,
-                                      const std::string& isa) {
+                                      const std::string& isa, const std::string& quantization,
+                                      std::vector<int> cpus) {
   TensorMap raw;
   for (const auto& [name, tensor] : tensors) {
     const auto& [dtype, shape, data] = tensor;
@@ -83,7 +84,8 @@ std::unique_ptr<Decoder> make_decoder(const py::dict& config,
   }
   DecoderConfig parsed = decoder_config(config);
   const py::gil_scoped_release release;
-  return std::make_unique<Decoder>(std::move(parsed), raw, num_threads, parse_isa(isa));
+  return std::make_unique<Decoder>(std::move(parsed), raw, parse_quantization(quantization), num_threads,
+                                   std::move(cpus), parse_isa(isa));
 }
 
 void step(Decoder& decoder, const py::object& token_ids, const py::object& positions,
@@ -129,11 +131,11 @@ py::dict profile(const Decoder& decoder) {
 
 void bind_decoder(py::module_& module) {
   py::class_<ThreadPool, std::shared_ptr<ThreadPool>>(module, "ThreadPool", "Threads that work as a team.")
-      .def(py::init<int>(), py::arg("num_threads"))
+      .def(py::init<int, std::vector<int>>(), py::arg("num_threads"), py::arg("cpus") = std::vector<int>())
       .def_property_readonly("size", &ThreadPool::size);
   py::class_<Decoder>(module, "Decoder", "One dense decoder on the CPU: a whole step without the GIL.")
       .def(py::init(&make_decoder), py::arg("config"), py::arg("tensors"), py::arg("num_threads"),
-           py::arg("isa") = "")
+           py::arg("isa") = "", py::arg("quantization") = "none", py::arg("cpus") = std::vector<int>())
       .def(
           "allocate_kv",
           [](Decoder& decoder, int64_t num_blocks, int64_t block_size, const std::string& format) {

@@ -14,6 +14,7 @@
 #include "cpu/kv_cache.h"
 #include "cpu/linear.h"
 #include "cpu/numpy_args.h"
+#include "cpu/quantize_weights.h"
 
 namespace py = pybind11;
 
@@ -34,6 +35,19 @@ Array<float> dequantize(const std::string& dtype, const std::vector<int64_t>& sh
   const py::gil_scoped_release release;
   for (int64_t row = 0; row < view.rows; row++) dequantize_row(view, row, values + row * view.cols);
   return out;
+}
+
+// The bytes of a matrix as blocks of `to`.
+Array<uint8_t> quantize_weights_op(const std::string& dtype, const std::vector<int64_t>& shape,
+                                   const py::object& data, const std::string& to, int num_threads) {
+  const TensorView view = view_of("data", raw_tensor_arg("data", dtype, shape, data));
+  QuantizedWeights quantized;
+  {
+    const py::gil_scoped_release release;
+    ThreadPool pool(num_threads);
+    quantized = quantize_weights(view, parse_dtype(to), pool);
+  }
+  return Array<uint8_t>(static_cast<py::ssize_t>(quantized.bytes.size()), quantized.bytes.data());
 }
 
 Array<float> linear_op(const py::object& x, const std::string& dtype, const std::vector<int64_t>& shape,
@@ -188,6 +202,9 @@ Array<float> attention_op(const py::object& q, const py::object& keys, const py:
 void bind_operations(py::module_& module) {
   module.def("dequantize", &dequantize, py::arg("dtype"), py::arg("shape"), py::arg("data"),
              "A GGUF tensor's values in fp32.");
+  module.def("quantize_weights", &quantize_weights_op, py::arg("dtype"), py::arg("shape"), py::arg("data"),
+             py::arg("to"), py::arg("num_threads") = 1,
+             "F32, F16 or BF16 as the bytes of Q4_1 or Q8_0 blocks.");
   module.def("linear", &linear_op, py::arg("x"), py::arg("dtype"), py::arg("shape"), py::arg("data"),
              py::arg("bias"), py::arg("num_threads"), py::arg("isa"), "x[M, K] @ weight[N, K]^T + bias[N].");
   module.def("rms_norm", &rms_norm_op, py::arg("x"), py::arg("weight"), py::arg("eps"), py::arg("isa"));

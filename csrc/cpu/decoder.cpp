@@ -40,13 +40,14 @@ void fill_rope_row(const std::vector<float>& inv_freq, int32_t position, float f
 
 }  // namespace
 
-Decoder::Decoder(DecoderConfig config, const TensorMap& tensors, int num_threads, Isa isa)
+Decoder::Decoder(DecoderConfig config, const TensorMap& tensors, Quantization quantization, int num_threads,
+                 std::vector<int> cpus, Isa isa)
     : config_(std::move(config)),
       isa_(isa),
       elementwise_(elementwise(isa)),
       attention_(attention_kernels(isa)),
-      pool_(std::make_shared<ThreadPool>(num_threads)),
-      weights_(load_weights(config_, tensors, isa, *pool_)),
+      pool_(std::make_shared<ThreadPool>(num_threads, std::move(cpus))),
+      weights_(load_weights(config_, tensors, quantization, isa, *pool_)),
       next_item_(new std::atomic<int64_t>[static_cast<size_t>(config_.num_layers)]),
       clocks_(static_cast<size_t>(num_threads)) {}
 

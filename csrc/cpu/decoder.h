@@ -35,8 +35,10 @@ struct StepInputs {
 
 class Decoder {
  public:
-  // Repacks the weights; `tensors` may go away afterwards. Throws std::invalid_argument.
-  Decoder(DecoderConfig config, const TensorMap& tensors, int num_threads, Isa isa);
+  // Repacks the weights; `tensors` may go away afterwards. The threads run on `cpus` as ThreadPool says.
+  // Throws std::invalid_argument.
+  Decoder(DecoderConfig config, const TensorMap& tensors, Quantization quantization, int num_threads,
+          std::vector<int> cpus, Isa isa);
 
   // Make the K/V memory anew; what was in it is lost. Throws std::invalid_argument and std::bad_alloc.
   void allocate_kv(int64_t num_blocks, int64_t block_size, KvFormat format);

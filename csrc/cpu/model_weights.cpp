@@ -4,10 +4,12 @@
 #include <cmath>
 #include <initializer_list>
 #include <set>
+#include <stdexcept>
 #include <utility>
 
 #include "check.h"
 #include "cpu/attention.h"
+#include "cpu/balance_keys.h"
 
 namespace picert::cpu {
 namespace {
@@ -32,7 +34,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 // Takes tensors by name, each once, and knows in the end which were left over.
 class Loader {
  public:
-  Loader(const TensorMap& tensors, Isa isa, ThreadPool& pool) : tensors_(tensors), isa_(isa), pool_(pool) {}
+  Loader(const TensorMap& tensors, Quantization quantization, Isa isa, ThreadPool& pool)
+      : tensors_(tensors), quantization_(quantization), isa_(isa), pool_(pool) {}
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
 
@@ -53,7 +56,11 @@ class Loader {
   }
 
   PackedMatrix matrix(const std::string& name, int64_t outputs, int64_t inputs) {
-    return pack(view(name, {outputs, inputs}), isa_, pool_);
+    return packed(name, outputs, inputs, quantization_ == Quantization::q4 ? DType::q4_1 : DType::q8_0);
+  }
+
+  PackedMatrix logits_matrix(const std::string& name, int64_t outputs, int64_t inputs) {
+    return packed(name, outputs, inputs, DType::q8_0);
   }
 
   void check_all_taken() const {
@@ -63,7 +70,18 @@ class Loader {
   }
 
  private:
+  PackedMatrix packed(const std::string& name, int64_t outputs, int64_t inputs, DType dtype) {
+    const TensorView weights = view(name, {outputs, inputs});
+    if (quantization_ == Quantization::none) return pack(weights, isa_, pool_);
+    try {
+      return pack(quantize_weights(weights, dtype, pool_).view, isa_, pool_);
+    } catch (const std::invalid_argument& error) {
+      fail("tensor ", name, ": ", error.what());
+    }
+  }
+
   const TensorMap& tensors_;
+  const Quantization quantization_;
   const Isa isa_;
   ThreadPool& pool_;
   std::set<std::string> taken_;
@@ -96,6 +114,7 @@ LayerWeights load_layer(const DecoderConfig& config, int64_t index, Loader& load
   layer.gate = loader.matrix(prefix + "gate.weight", ffn, hidden);
   layer.up = loader.matrix(prefix + "up.weight", ffn, hidden);
   layer.down = loader.matrix(prefix + "down.weight", hidden, ffn);
+  balance_keys(config, loader.view(prefix + "k.weight", {kv_size, hidden}), layer);
   return layer;
 }
 
@@ -166,9 +185,10 @@ size_t ModelWeights::bytes() const {
   return total;
 }
 
-ModelWeights load_weights(const DecoderConfig& config, const TensorMap& tensors, Isa isa, ThreadPool& pool) {
+ModelWeights load_weights(const DecoderConfig& config, const TensorMap& tensors, Quantization quantization,
+                          Isa isa, ThreadPool& pool) {
   config.check();
-  Loader loader(tensors, isa, pool);
+  Loader loader(tensors, quantization, isa, pool);
   ModelWeights weights;
   const TensorView table = loader.view("embed.weight", {config.vocab_size, config.hidden_size});
   weights.embed_bytes.assign(table.data, table.data + table.rows * table.row_bytes());
@@ -177,7 +197,7 @@ ModelWeights load_weights(const DecoderConfig& config, const TensorMap& tensors,
   for (int64_t i = 0; i < config.num_layers; i++) weights.layers.push_back(load_layer(config, i, loader));
   weights.final_norm = loader.vector("final_norm.weight", config.hidden_size);
   const std::string head = loader.has("lm_head.weight") ? "lm_head.weight" : "embed.weight";
-  weights.lm_head = loader.matrix(head, config.vocab_size, config.hidden_size);
+  weights.lm_head = loader.logits_matrix(head, config.vocab_size, config.hidden_size);
   loader.check_all_taken();
   return weights;
 }

@@ -9,6 +9,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/linear.h"
+#include "cpu/quantize_weights.h"
 #include "cpu/tensor.h"
 #include "cpu/thread_pool.h"
 
@@ -67,8 +68,10 @@ struct ModelWeights {
   size_t bytes() const;
 };
 
-// Check and repack `tensors` on all threads of `pool`. Throws std::invalid_argument that names the tensor if
-// one is missing, unexpected or of another shape or length than `config` asks for.
-ModelWeights load_weights(const DecoderConfig& config, const TensorMap& tensors, Isa isa, ThreadPool& pool);
+// Check and repack `tensors` on all threads of `pool`, matrices quantised on the way if asked for. Throws
+// std::invalid_argument that names the tensor if one is missing, unexpected or of another shape or length
+// than `config` asks for, or is to be quantised and is that already.
+ModelWeights load_weights(const DecoderConfig& config, const TensorMap& tensors, Quantization quantization,
+                          Isa isa, ThreadPool& pool);
 
 }  // namespace picert::cpu

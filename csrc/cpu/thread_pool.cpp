@@ -10,6 +10,7 @@
 #include <vector>
 
 #ifdef __linux__
+#include <pthread.h>
 #include <sched.h>
 #endif
 #if defined(__x86_64__)
@@ -45,6 +46,50 @@ int available_cores() {
 #endif
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
+
+using Thread = std::thread::native_handle_type;
+
+// Throws std::invalid_argument where the system does not let the thread run there, or cannot say so.
+void bind(Thread thread, int cpu) {
+#ifdef __linux__
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const bool is_valid = cpu >= 0 && cpu < CPU_SETSIZE;
+  if (is_valid) CPU_SET(static_cast<size_t>(cpu), &set);
+  PICERT_CHECK(is_valid && pthread_setaffinity_np(thread, sizeof set, &set) == 0, "processor ", cpu,
+               " cannot be used by this process: bind threads to others");
+#else
+  (void)thread;
+  fail("threads cannot be bound to processor ", cpu, " on this system");
+#endif
+}
+
+// The calling thread on one processor, until the end of the scope; on none in particular if `cpus` is empty.
+class CallerBinding {
+ public:
+  explicit CallerBinding(const std::vector<int>& cpus) {
+#ifdef __linux__
+    if (cpus.empty()) return;
+    is_bound_ = pthread_getaffinity_np(pthread_self(), sizeof before_, &before_) == 0;
+    bind(pthread_self(), cpus[0]);
+#else
+    (void)cpus;  // the constructor of the pool has refused them
+#endif
+  }
+  ~CallerBinding() {
+#ifdef __linux__
+    if (is_bound_) pthread_setaffinity_np(pthread_self(), sizeof before_, &before_);
+#endif
+  }
+  CallerBinding(const CallerBinding&) = delete;
+  CallerBinding& operator=(const CallerBinding&) = delete;
+
+ private:
+#ifdef __linux__
+  bool is_bound_ = false;
+  cpu_set_t before_;
+#endif
+};
 
 // Thrown out of `sync` on the other workers when one has left the run with an exception.
 struct TeamBroken : std::exception {
@@ -134,8 +179,9 @@ std::pair<int64_t, int64_t> Worker::share(int64_t n, int64_t grain) const {
 }
 
 struct ThreadPool::State {
-  explicit State(int num_threads)
+  State(int num_threads, std::vector<int> processors)
       : size(num_threads),
+        cpus(std::move(processors)),
         gate(num_threads, num_threads <= available_cores()),
         phases(num_threads, num_threads <= available_cores()),
         errors(static_cast<size_t>(num_threads)) {}
@@ -166,21 +212,27 @@ struct ThreadPool::State {
   }
 
   const int size;
-  Barrier gate;    // opens when a run begins and again when it is over
-  Barrier phases;  // the `sync` of the bodies
+  const std::vector<int> cpus;  // [size] or empty
+  Barrier gate;                 // opens when a run begins and again when it is over
+  Barrier phases;               // the `sync` of the bodies
   const std::function<void(const Worker&)>* body = nullptr;  // written before the gate opens; null means stop
   std::vector<std::exception_ptr> errors;                    // by rank
   std::vector<std::thread> threads;
   std::mutex one_run;
 };
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus) {
   PICERT_CHECK(num_threads >= 1 && num_threads <= kMaxThreads, "num_threads is ", num_threads, ": use 1 to ",
                kMaxThreads);
-  state_ = std::make_unique<State>(num_threads);
+  PICERT_CHECK(cpus.empty() || cpus.size() == static_cast<size_t>(num_threads), cpus.size(),
+               " processors are given for ", num_threads, " threads: give each thread one, or none");
+  state_ = std::make_unique<State>(num_threads, std::move(cpus));
   try {
     for (int rank = 1; rank < num_threads; rank++) {
       state_->threads.emplace_back([state = state_.get(), rank] { state->work(rank); });
+      if (!state_->cpus.empty()) {
+        bind(state_->threads.back().native_handle(), state_->cpus[static_cast<size_t>(rank)]);
+      }
     }
   } catch (...) {  // the system gives no more threads: send home those there are
     state_->gate.break_team();
@@ -197,6 +249,7 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::run(const std::function<void(const Worker&)>& body) {
   const std::lock_guard<std::mutex> lock(state_->one_run);
+  const CallerBinding binding(state_->cpus);
   state_->phases.mend();
   std::fill(state_->errors.begin(), state_->errors.end(), nullptr);
   state_->body = &body;

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace picert::cpu {
 
@@ -31,8 +32,10 @@ struct Worker {
 
 class ThreadPool {
  public:
-  // `num_threads` >= 1, the calling thread among them. Throws std::invalid_argument.
-  explicit ThreadPool(int num_threads);
+  // `num_threads` >= 1, the calling thread among them. With `cpus`, worker i runs on processor cpus[i] alone;
+  // the thread that calls `run` is worker 0 and is bound while it lasts. Throws std::invalid_argument, also
+  // for a processor that this process may not use.
+  explicit ThreadPool(int num_threads, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -4,22 +4,73 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from picert.errors import ConfigError
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _PROCESS_GROUPS = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_PROCESSORS = Path("/sys/devices/system/cpu")
 
 
 def usable_cores(root: Path = _CGROUP_ROOT, groups: Path = _PROCESS_GROUPS) -> int:
     """Cores that this process may run on: its affinity, and its CPU quota rounded up."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = len(usable_processors())
     quotas = [_cpu_quota(folder) for folder in _group_folders("cpu", root, groups)]
     return max(1, min([cores, *(math.ceil(quota) for quota in quotas if quota is not None)]))
+
+
+def usable_processors() -> set[int]:
+    """Numbers of the processors in this process's affinity."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def processors_for(
+    spec: str, num_threads: int, usable: Iterable[int], root: Path = _PROCESSORS
+) -> tuple[int, ...]:
+    """The processor of each thread: none for "none", those listed ("0-3,8"), or for "auto" one of
+    each core before a core's second, memory node by memory node.
+
+    Raises ConfigError unless each thread gets a usable processor of its own.
+    """
+    allowed = sorted(usable)
+    if spec == "none":
+        return ()
+    if spec == "auto":
+        chosen = sorted(allowed, key=lambda cpu: _place(cpu, allowed, root))
+    else:
+        chosen = [cpu for part in spec.split(",") for cpu in _range(part)]
+        if outside := set(chosen) - set(allowed):
+            raise ConfigError(
+                f"threads_bind names processor {min(outside)}, this process may use "
+                f"{', '.join(map(str, allowed))}",
+                param="threads_bind",
+            )
+    if len(set(chosen)) < num_threads:
+        raise ConfigError(
+            f"threads_bind {spec} gives {len(set(chosen))} processors to {num_threads} threads: "
+            "name more or lower threads",
+            param="threads_bind",
+        )
+    return tuple(dict.fromkeys(chosen))[:num_threads]
+
+
+def _range(part: str) -> range:
+    first, _, last = part.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _place(cpu: int, allowed: list[int], root: Path) -> tuple[int, int, int]:
+    """Order of `auto`: how many usable siblings of its core come before it, its node, itself."""
+    siblings = _lines(root / f"cpu{cpu}/topology/thread_siblings_list")
+    core = {c for part in "".join(siblings).split(",") if part for c in _range(part)}
+    nodes = sorted((root / f"cpu{cpu}").glob("node[0-9]*"))
+    node = int(nodes[0].name.removeprefix("node")) if nodes else 0
+    return sum(c < cpu for c in core & set(allowed)), node, cpu
 
 
 def available_memory(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,20 @@ from numpy.typing import NDArray
 from picert import _C
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
-from picert.engine.machine import available_memory, usable_cores
+from picert.engine.machine import (
+    available_memory,
+    processors_for,
+    usable_cores,
+    usable_processors,
+)
 from picert.errors import ConfigError, ModelError
 from picert.models.config import ModelConfig
 from picert.models.rope_table import inv_freq
 from picert.models.weights import Checkpoint
 
 PendingLogits = Callable[[], NDArray[np.float32]]  # waits for the step, then gives [L, V]
-NATIVE_KV_BYTES = 2  # of one value: fp16
+KvFormat = Literal["fp16", "int8"]
+_SCALE_BYTES = 4  # of one token's keys, or values, in one head: int8 has such scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +102,31 @@ def kv_values_per_token(config: ModelConfig) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim
 
 
-class NativeRunner:
-    """A step in C++ on the CPU, weights quantised as in their file, which is then let go."""
+@dataclass(frozen=True, slots=True)
+class NativeOptions:
+    """How the native decoder holds a model and runs it."""
 
-    def __init__(self, checkpoint: Checkpoint, threads: int, isa: str = "") -> None:
-        """Repack the weights. `isa` forces "scalar", "avx2" or "avx512". Raises ModelError."""
+    threads: int = 1
+    cpus: tuple[int, ...] = ()  # the processor of each thread; empty leaves them to the system
+    isa: str = ""  # forces "scalar", "avx2" or "avx512"
+    quantization: Literal["none", "q4", "q8"] = "none"  # of floating-point matrices
+    kv_format: KvFormat = "fp16"
+
+
+class NativeRunner:
+    """A step in C++ on the CPU, weights as in their file, which is then let go."""
+
+    def __init__(self, checkpoint: Checkpoint, options: NativeOptions) -> None:
+        """Repack the weights. Raises ModelError."""
         self.identity = identity_of(checkpoint)
         self.config = checkpoint.config
+        self._kv_format = options.kv_format
         tensors = {name: (t.dtype, t.shape, t.data) for name, t in checkpoint.tensors.items()}
         try:
-            self._decoder = _C.Decoder(native_config(checkpoint.config), tensors, threads, isa)
+            self._decoder = _C.Decoder(
+                *(native_config(checkpoint.config), tensors, options.threads, options.isa),
+                *(options.quantization, options.cpus),
+            )
         except ValueError as error:
             raise ModelError(f"{checkpoint.name}: {error}") from None
         self._logits = np.empty((0, self.config.vocab_size), np.float32)
@@ -113,7 +134,10 @@ class NativeRunner:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers."""
-        return NATIVE_KV_BYTES * kv_values_per_token(self.config)
+        values = kv_values_per_token(self.config)
+        if self._kv_format == "fp16":
+            return 2 * values
+        return values + values // self.config.head_dim * _SCALE_BYTES
 
     @property
     def isa(self) -> str:
@@ -132,7 +156,7 @@ class NativeRunner:
 
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory."""
-        self._decoder.allocate_kv(num_blocks, block_size)
+        self._decoder.allocate_kv(num_blocks, block_size, self._kv_format)
 
     def available_bytes(self) -> int:
         """Of the machine."""
@@ -210,6 +234,7 @@ def load_runner(
         raise ConfigError("device is cuda, no CUDA device is visible: use cpu", param="device")
     kind = config.runner if config.runner != "auto" else "native" if device == "cpu" else "torch"
     if kind == "torch":
+        _refuse_native_options(config)
         runner: Runner = _torch_runner().load(checkpoint, device, config)
         return runner
     if device != "cpu":
@@ -220,4 +245,27 @@ def load_runner(
             "runner torch",
             param="dtype",
         )
-    return NativeRunner(checkpoint, config.threads or usable_cores())
+    return NativeRunner(checkpoint, native_options(config))
+
+
+def native_options(config: EngineConfig) -> NativeOptions:
+    """What `config` asks of the native decoder. Raises ConfigError."""
+    threads = config.threads or usable_cores()
+    return NativeOptions(
+        threads=threads,
+        cpus=processors_for(config.threads_bind, threads, usable_processors()),
+        quantization="none" if config.quantization == "auto" else config.quantization,
+        kv_format="int8" if config.kv_cache_dtype == "int8" else "fp16",
+    )
+
+
+def _refuse_native_options(config: EngineConfig) -> None:
+    """The torch runner has its own threads and keeps K and V in its dtype."""
+    for name, served in (("threads_bind", "none"), ("kv_cache_dtype", "auto")):
+        given = getattr(config, name)
+        if given != served:
+            raise ConfigError(
+                f"{name} is {given}, the torch runner has no such thing: leave it out or use "
+                "runner native",
+                param=name,
+            )

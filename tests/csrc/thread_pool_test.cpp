@@ -1,6 +1,9 @@
 // thread_pool_test.cpp: the team, its barrier and its errors; built with the thread sanitiser.
 #include "cpu/thread_pool.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
 #include <thread>
 
@@ -125,6 +128,31 @@ void shares_cover_everything_once() {
   }
 }
 
+void bound_workers_run_on_their_processors() {
+  cpu_set_t before, after;
+  sched_getaffinity(0, sizeof before, &before);
+  std::vector<int> usable;
+  for (int cpu = 0; cpu < CPU_SETSIZE && usable.size() < 2; cpu++) {
+    if (CPU_ISSET(static_cast<size_t>(cpu), &before)) usable.push_back(cpu);
+  }
+  std::reverse(usable.begin(), usable.end());  // worker 0 on the second one
+  const auto size = static_cast<int>(usable.size());
+  ThreadPool pool(size, usable);
+  std::vector<int> seen(usable.size(), -1);
+  pool.run([&](const Worker& worker) { seen[static_cast<size_t>(worker.rank)] = sched_getcpu(); });
+  EXPECT(seen == usable, "worker 0 ran on processor %d", seen[0]);
+  sched_getaffinity(0, sizeof after, &after);
+  EXPECT(CPU_EQUAL(&before, &after), "the caller stays bound to %d processors", CPU_COUNT(&after));
+}
+
+void impossible_processors_are_refused() {
+  expect_invalid([] { ThreadPool pool(2, {0}); }, "1 processors are given for 2 threads");
+  expect_invalid([] { ThreadPool pool(2, {0, 1023}); }, "processor 1023 cannot be used");
+  expect_invalid([] { ThreadPool pool(2, {0, -1}); }, "processor -1 cannot be used");
+  ThreadPool pool(1, {1023});
+  expect_invalid([&] { pool.run([](const Worker&) {}); }, "processor 1023 cannot be used");
+}
+
 void impossible_sizes_are_refused() {
   expect_invalid([] { ThreadPool pool(0); }, "num_threads is 0");
   expect_invalid([] { ThreadPool pool(1 << 20); }, "use 1 to");
@@ -140,6 +168,8 @@ int main(int argc, char** argv) {
                    {"of_several_errors_the_lowest_rank_wins", of_several_errors_the_lowest_rank_wins},
                    {"runs_of_two_callers_do_not_mix", runs_of_two_callers_do_not_mix},
                    {"shares_cover_everything_once", shares_cover_everything_once},
+                   {"bound_workers_run_on_their_processors", bound_workers_run_on_their_processors},
+                   {"impossible_processors_are_refused", impossible_processors_are_refused},
                    {"impossible_sizes_are_refused", impossible_sizes_are_refused}},
                   argc, argv);
 }

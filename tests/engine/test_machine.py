@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from picert.engine.machine import available_memory, usable_cores
+from picert.engine.machine import available_memory, processors_for, usable_cores
+from picert.errors import ConfigError
 
 GB = 1 << 30
 
@@ -88,6 +89,47 @@ def test_no_quota_leaves_the_affinity(tmp_path: Path) -> None:
     groups.write_text("0::/a\n")
     root = write(tmp_path / "cgroup", {"a/cpu.max": "max 100000"})
     assert usable_cores(root, groups) == len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Path:
+    """Four cores of two threads each on two memory nodes: siblings are n and n + 4."""
+    files = {}
+    for cpu in range(8):
+        core = cpu % 4
+        files[f"cpu{cpu}/topology/thread_siblings_list"] = f"{core},{core + 4}"
+        files[f"cpu{cpu}/node{core // 2}/meminfo"] = ""
+    return write(tmp_path, files)
+
+
+@pytest.mark.parametrize(
+    ("spec", "num_threads", "wanted"),
+    [
+        ("none", 8, ()),
+        ("auto", 3, (0, 1, 2)),
+        ("auto", 6, (0, 1, 2, 3, 4, 5)),
+        ("6,1-2", 3, (6, 1, 2)),
+        ("0-7", 2, (0, 1)),
+        ("3,3,4", 2, (3, 4)),
+    ],
+)
+def test_threads_are_bound_to_processors(
+    two_nodes: Path, spec: str, num_threads: int, wanted: tuple[int, ...]
+) -> None:
+    assert processors_for(spec, num_threads, range(8), two_nodes) == wanted
+
+
+def test_auto_counts_only_siblings_that_may_be_used(two_nodes: Path) -> None:
+    assert processors_for("auto", 3, [4, 5, 1], two_nodes) == (1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [("9", "names processor 9"), ("1-2", "gives 2 processors to 3 threads"), ("auto", "gives 2")],
+)
+def test_processors_that_cannot_be_had_are_refused(two_nodes: Path, spec: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        processors_for(spec, 3, [1, 2], two_nodes)
 
 
 def test_this_machine_has_a_core_and_memory() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from engine_runs import DEFAULTS, SETTINGS, Tokens, generate, prompts_of
+from engine_runs import DEFAULTS, PARAMS, SETTINGS, Tokens, generate, prompts_of
 
 from picert.config import EngineConfig
 from picert.engine.engine import Engine, load_engine
 from picert.engine.runner import NativeRunner, load_runner
 from picert.engine.torch_runner import TorchRunner
-from picert.errors import ConfigError
+from picert.errors import ConfigError, ModelError
 from picert.models.weights import Checkpoint, load_checkpoint
 
 RUNNERS = ["torch", "native"]
@@ -103,6 +103,9 @@ def test_kv_bytes_are_what_torch_allocates(checkpoint: Checkpoint) -> None:
     [
         ({"device": "cuda"}, "no CUDA device is visible"),
         ({"runner": "native", "dtype": "float16"}, "dtype is float16"),
+        ({"runner": "torch", "kv_cache_dtype": "int8"}, "kv_cache_dtype is int8"),
+        ({"runner": "torch", "threads_bind": "auto"}, "threads_bind is auto"),
+        ({"threads_bind": "4000"}, "names processor 4000"),
     ],
 )
 def test_combinations_that_do_not_exist_are_refused(
@@ -110,6 +113,44 @@ def test_combinations_that_do_not_exist_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         load_runner(config_of(**fields), checkpoint, lambda: False)
+
+
+def test_a_quantised_file_is_not_quantised_again(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ModelError, match=r"q\.weight: the weights are quantised already"):
+        load_runner(config_of(quantization="q4"), checkpoint, lambda: False)
+
+
+def test_native_kv_bytes_are_what_the_decoder_allocates(checkpoint: Checkpoint) -> None:
+    for kv_cache_dtype in ("fp16", "int8"):
+        runner = load_runner(config_of(kv_cache_dtype=kv_cache_dtype), checkpoint, lambda: False)
+        assert isinstance(runner, NativeRunner)
+        runner.allocate_kv(3, 8)
+        assert runner._decoder.kv_bytes == 24 * runner.kv_bytes_per_token
+
+
+@pytest.mark.parametrize("quantization", ["q4", "q8"])
+def test_unquantised_folders_are_quantised_when_loaded(tmp_path: Path, quantization: str) -> None:
+    path = tiny_models.make_safetensors(tmp_path, "qwen2", dtype=torch.float16)
+    folder = load_checkpoint(path)
+
+    def weight_bytes(asked: str) -> int:
+        runner = load_runner(config_of(quantization=asked), folder, lambda: False)
+        assert isinstance(runner, NativeRunner)
+        return runner.weight_bytes
+
+    assert weight_bytes(quantization) < weight_bytes("auto") * (
+        0.8 if quantization == "q8" else 0.7
+    )
+    assert weight_bytes("none") == weight_bytes("auto")
+    [tokens] = generate(make(path, "native", quantization=quantization), [[5, 6, 7]])
+    assert len(tokens) == PARAMS.max_tokens
+
+
+def test_native_engine_answers_bound_and_with_8_bit_pages(paths: dict[str, Path]) -> None:
+    engine = make(paths["llama"], "native", kv_cache_dtype="int8", threads_bind="auto")
+    alone = [generate(engine, [prompt])[0] for prompt in prompts_of(engine.tokenizer.vocab_size)]
+    together = generate(engine, prompts_of(engine.tokenizer.vocab_size))
+    assert together == alone
 
 
 def test_native_runner_on_a_gpu_is_refused(checkpoint: Checkpoint) -> None:

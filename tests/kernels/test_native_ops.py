@@ -124,6 +124,46 @@ def test_dequantize_equals_the_gguf_package(dtype: str) -> None:
     np.testing.assert_allclose(dequantize(weight), wanted, rtol=1e-6, atol=1e-9)
 
 
+def quantized(weight: Floats, to: str, source: str = "F32") -> QuantizedMatrix:
+    data = quants.quantize(weight, GGMLQuantizationType[source])
+    blocks = _C.quantize_weights(source, weight.shape, data.view(np.uint8).reshape(-1), to, 2)
+    return QuantizedMatrix(to, weight.shape, blocks)
+
+
+def test_weights_in_8_bits_are_those_of_the_gguf_package() -> None:
+    weight = noise(9, 96, seed=2)
+    weight[3, 32:64] = 0.0
+    wanted = quants.quantize(weight, GGMLQuantizationType.Q8_0)
+    np.testing.assert_array_equal(quantized(weight, "Q8_0").data, wanted.reshape(-1))
+
+
+@pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
+def test_weights_in_4_bits_are_nearer_than_those_of_the_gguf_package(source: str) -> None:
+    weight = noise(40, 256, seed=2)
+    weight[3, 32:64] = 0.25  # a range of nothing
+    theirs = quants.quantize(weight, GGMLQuantizationType.Q4_1)
+    wanted = np.square(quants.dequantize(theirs, GGMLQuantizationType.Q4_1) - weight).mean()
+    ours = dequantize(quantized(weight, "Q4_1", source))
+    assert np.square(ours - weight).mean() < 0.95 * wanted
+    np.testing.assert_allclose(ours[3, 32:64], 0.25, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "inputs", "to", "words"),
+    [
+        ("Q8_0", 64, "Q4_1", "quantised already"),
+        ("F32", 48, "Q8_0", "rows must be a multiple of 32"),
+        ("F32", 64, "Q4_0", "to Q4_1 or Q8_0 only"),
+    ],
+)
+def test_weights_that_cannot_be_quantised_are_refused(
+    dtype: str, inputs: int, to: str, words: str
+) -> None:
+    weight = matrix(dtype, 4, inputs)
+    with pytest.raises(ValueError, match=words):
+        _C.quantize_weights(dtype, weight.shape, weight.data, to)
+
+
 @each_isa
 @pytest.mark.parametrize("dtype", [*FLOAT_TYPES, *ROW_TYPES, "Q4_K", "Q5_K", "Q6_K"])
 def test_linear_with_bias_over_odd_shapes(isa: str, dtype: str) -> None:
@@ -263,6 +303,26 @@ def test_a_shared_prefix_gives_the_bits_of_a_lonely_sequence(
             q[begin:end], pages.k, pages.v, lonely, scale=0.2, sliding_window=window
         )
         np.testing.assert_array_equal(alone, together[begin:end])
+
+
+def as_int8(cache: Floats) -> Floats:
+    """[N, B, G, D] as codes of 8 bits under one scale per token and head."""
+    scale = np.abs(cache).max(-1, keepdims=True) / 127
+    return (np.rint(cache / scale) * scale).astype(np.float32)
+
+
+@each_isa
+@pytest.mark.parametrize(("block_size", "window"), [(16, None), (12, 40)])
+def test_attention_over_8_bit_pages(isa: str, block_size: int, window: int | None) -> None:
+    pages = Pages([1, 70, 300, 64], block_size, 2, 24)
+    context, q = pages.context([1, 1, 33, 64]), noise(99, 6, 24, seed=7)
+    got = NativeOps(isa, 2).attention(
+        *(q, pages.k, pages.v, context), scale=0.2, sliding_window=window, kv_format="int8"
+    )
+    exact = pages.oracle(q, context, window, None)
+    pages.k[...], pages.v[...] = as_int8(pages.k), as_int8(pages.v)
+    assert_close(got, pages.oracle(q, context, window, None), 1e-3)  # the oracle keeps fp16 of it
+    assert not np.allclose(got, exact.numpy(), rtol=0, atol=1e-4)
 
 
 @each_isa

@@ -15,10 +15,13 @@ from picert.models.weights import Checkpoint
 Floats = NDArray[np.float32]
 
 
-def native_decoder(checkpoint: Checkpoint, isa: str = "", num_threads: int = 2) -> _C.Decoder:
+def native_decoder(
+    checkpoint: Checkpoint, isa: str = "", num_threads: int = 2, quantization: str = "none"
+) -> _C.Decoder:
     """The checkpoint's weights in the extension."""
     tensors = {name: (t.dtype, t.shape, t.data) for name, t in checkpoint.tensors.items()}
-    return _C.Decoder(native_config(checkpoint.config), tensors, num_threads, isa)
+    config = native_config(checkpoint.config)
+    return _C.Decoder(config, tensors, num_threads, isa, quantization)
 
 
 class NativeDecoding:
@@ -31,6 +34,7 @@ class NativeDecoding:
         *,
         block_size: int = 4,
         num_blocks: int = 256,
+        kv_format: str = "fp16",
     ) -> None:
         self._decoder = decoder
         self._block_size = block_size
@@ -38,7 +42,7 @@ class NativeDecoding:
         self._free: list[int] = np.random.default_rng(1).permutation(num_blocks).tolist()
         self._blocks: dict[str, list[int]] = {}
         self._lengths: dict[str, int] = {}
-        decoder.allocate_kv(num_blocks, block_size)
+        decoder.allocate_kv(num_blocks, block_size, kv_format)
 
     def step(self, tokens: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
         """Append tokens to each named sequence; logits [len(tokens), V] of all of them."""

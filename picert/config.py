@@ -188,6 +188,8 @@ class EdgeConfig(_Frozen):
         description="else the host's name and a number that is kept",
     )
     link: LinkConfig = LinkConfig()
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="serve /metrics there")
+    metrics_host: str = Field("127.0.0.1", description="address of the metrics port")
     shutdown_timeout_s: float = Field(10.0, gt=0, description="seconds to finish in")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

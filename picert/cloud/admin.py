@@ -8,15 +8,18 @@ from fastapi import FastAPI
 
 from picert.cloud.edges import EdgePool
 from picert.cloud.service import CloudService
+from picert.transport.events import Peer
+from picert.transport.link import ServerLink
 
 
-def add_admin(app: FastAPI, service: CloudService, pool: EdgePool) -> None:
+def add_admin(app: FastAPI, service: CloudService, pool: EdgePool, link: ServerLink) -> None:
     """Let `app` be administered."""
 
     @app.get("/admin/edges")
     async def list_edges() -> dict[str, Any]:
         """Every registered edge: its state, its models, what it holds."""
-        return {"edges": pool.report()}
+        peers = link.peers
+        return {"edges": [{**edge, **_beat(peers.get(edge["name"]))} for edge in pool.report()]}
 
     @app.post("/admin/drain")
     async def drain() -> dict[str, Any]:
@@ -40,3 +43,16 @@ def add_admin(app: FastAPI, service: CloudService, pool: EdgePool) -> None:
 def _state(service: CloudService) -> dict[str, Any]:
     admission = service.admission
     return {"draining": admission.is_draining, "in_flight": admission.num_inside}
+
+
+def _beat(peer: Peer | None) -> dict[str, Any]:
+    """What the edge's latest heartbeat said."""
+    if peer is None or peer.load is None:
+        return {"rtt_ms": None, "running": None, "waiting": None, "kv_usage": None}
+    load = peer.load
+    return {
+        "rtt_ms": None if load.rtt_s is None else round(1000 * load.rtt_s, 3),
+        "running": load.num_running,
+        "waiting": load.num_waiting,
+        "kv_usage": round(load.kv_usage, 4),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,8 +13,10 @@ from picert.errors import Draining, QueueFull
 class Admission:
     """A bounded count that can be told to let nobody in any more. One event loop."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, refused: Counter[str] | None = None) -> None:
+        """`refused` is where those who get no place are counted, by the code they hear."""
         self._limit = limit
+        self._refused: Counter[str] = Counter() if refused is None else refused
         self._num_inside = 0
         self._is_draining = False
         self._idle = asyncio.Event()
@@ -23,8 +26,10 @@ class Admission:
     def place(self) -> Iterator[None]:
         """A place for one question. Raises Draining or QueueFull before anything was begun."""
         if self._is_draining:
+            self._refused["draining"] += 1
             raise Draining("this cloud takes nothing new, it is about to stop: ask another one")
         if self._num_inside >= self._limit:
+            self._refused["queue_full"] += 1
             raise QueueFull(
                 f"{self._num_inside} requests are in flight, the limit is {self._limit}: "
                 "try again later or raise max_num_requests"

@@ -50,11 +50,13 @@ class Draft:
         self.reasons: list[str] = []
         self.reports: dict[int, SegmentReport] = {}
         self.finish_reason: Literal["stop", "length"] = "stop"
+        self.outcome = "cancelled"  # until it ended otherwise: a finish reason, or an error's code
         self.prompt_tokens = 0
         self.expected_tokens = 0  # of the answer, as planned
         self.candidates: tuple[str, ...] = ()  # what the plan was chosen from
         self.queue_s = 0.0
         self.sketch_s = 0.0
+        self.sketch_tokens = 0  # written so far
         self._usage = {name: 0 for name in Usage.__struct_fields__}
         self._tokenizer = tokenizer
         self._clock = clock

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from picert.cloud.breaker import Breaker
+from picert.engine.stats import Histogram
 from picert.errors import (
     EdgeLost,
     EdgeNotFound,
@@ -32,10 +33,11 @@ from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import choose_model
-from picert.transport.events import Peer, PeerDraining, PeerJoined, PeerLeft, PeerMessage
+from picert.transport.events import PeerDraining, PeerJoined, PeerLeft, PeerMessage
 from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
+_MAX_GONE = 256  # names remembered, for whoever watches for edges that are missing
 Clock = Callable[[], float]
 Job = ExpandJob | AnswerJob
 Piece = TextDelta | Expansion
@@ -132,6 +134,8 @@ class EdgePool:
         self._seats: dict[str, _Seat] = {}
         self._assignments: dict[AssignmentKey, Assignment] = {}
         self._queue = DispatchQueue()
+        self.expansion_s = Histogram()  # at their edges, as these tell
+        self._gone: dict[str, None] = {}  # names that left, latest last
         self.num_lost = 0  # edges that left while they held jobs
         self.num_failed = 0  # jobs that edges failed at, late ones among them
 
@@ -140,6 +144,7 @@ class EdgePool:
         try:
             async for event in self._link.events():
                 if isinstance(event, PeerJoined):
+                    self._gone.pop(event.name, None)
                     self._seats[event.name] = _Seat(event.hello, Breaker(self._clock, self._rng))
                     logger.info("edge %s joined with %s", event.name, _names(event.hello))
                 elif isinstance(event, PeerDraining):
@@ -198,7 +203,6 @@ class EdgePool:
 
     def report(self) -> list[dict[str, Any]]:
         """Every registered edge, for those who look after them."""
-        peers = self._link.peers
         return [
             {
                 "name": name,
@@ -210,10 +214,18 @@ class EdgePool:
                 "models": [model.name for model in seat.hello.models],
                 "slots": seat.hello.slots,
                 "in_flight": seat.num_in_flight,
-                **_beat(peers.get(name)),
             }
             for name, seat in self._seats.items()
         ]
+
+    def known(self) -> dict[str, bool]:
+        """Names of edges, registered or lately gone -> whether it takes jobs."""
+        here = {name: self._is_available(name, seat) for name, seat in self._seats.items()}
+        return {**dict.fromkeys(self._gone, False), **here}
+
+    def queue_depths(self) -> dict[str, int]:
+        """Jobs that wait for an edge, by list."""
+        return {"all": len(self._queue)}
 
     def _is_available(self, name: str, seat: _Seat) -> bool:
         """It may be given a job now."""
@@ -343,6 +355,8 @@ class EdgePool:
                     error_from_code(message.code, f"{event.name}: {message.message}")
                 )
             else:
+                if isinstance(message, Expansion):
+                    self.expansion_s.add(message.seconds)
                 assignment.deliver(message)
 
     def _indices_of(self, failure: TextDelta | Expansion | Failure) -> list[int]:
@@ -351,6 +365,9 @@ class EdgePool:
 
     def _leave(self, event: PeerLeft) -> None:
         del self._seats[event.name]
+        self._gone[event.name] = None
+        if len(self._gone) > _MAX_GONE:
+            del self._gone[next(iter(self._gone))]
         held = {id(a): a for a in self._assignments.values() if a.edge == event.name}
         self.num_lost += bool(held)
         logger.warning("edge %s left (%s) with %d jobs", event.name, event.reason, len(held))
@@ -369,19 +386,6 @@ class EdgePool:
 
 def _indices(job: Job) -> list[int]:
     return [segment.index for segment in job.segments] if isinstance(job, ExpandJob) else [0]
-
-
-def _beat(peer: Peer | None) -> dict[str, Any]:
-    """What the edge's latest heartbeat said."""
-    if peer is None or peer.load is None:
-        return {"rtt_ms": None, "running": None, "waiting": None, "kv_usage": None}
-    load = peer.load
-    return {
-        "rtt_ms": None if load.rtt_s is None else round(1000 * load.rtt_s, 3),
-        "running": load.num_running,
-        "waiting": load.num_waiting,
-        "kv_usage": round(load.kv_usage, 4),
-    }
 
 
 def _names(hello: Hello) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from picert.cloud.draft import Draft
 from picert.cloud.edges import Assignment, EdgePool
+from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import PolicyConfig
 from picert.engine.sequence import Output
@@ -41,6 +42,7 @@ class Means:
     prompts: PromptBook
     policy: PolicyConfig
     quality: QualityTable
+    tally: Tally
 
 
 class Expander:
@@ -101,6 +103,7 @@ class Expander:
                 break  # not fit to be shown: the cloud's own words cost less than another try
             except PicertError as error:
                 self._discard(segment)
+                self._means.tally.fall_back("expand", error)
                 self._explain(segment, f"attempt {attempt + 1} failed: {error.message}")
         await self._by_cloud(segment, attempt + 1)
 
@@ -120,6 +123,7 @@ class Expander:
         self._draft.count_edge(expansion)
         choice = self._choose(segment, expansion)
         is_fit = choice.expansion is not None
+        self._means.tally.confidence.add(choice.confidence)
         self._means.quality.observe(
             *(expansion.model, self._plan.level, classify(self._question), float(is_fit))
         )
@@ -127,6 +131,7 @@ class Expander:
             self._explain(segment, f"{edge}: {', '.join(choice.reasons)}")
             if self._may_repair(segment):
                 self._discard(segment)
+                self._means.tally.fall_back("expand")
                 return False
         self._finish(segment, edge, expansion.model, expansion.completion_tokens, attempt + 1)
         return True

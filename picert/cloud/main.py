@@ -18,6 +18,7 @@ from picert.cloud.door import Door, open_door
 from picert.cloud.edges import EdgePool
 from picert.cloud.health import health, wind_down
 from picert.cloud.http import HttpLimits, ServedModel, create_app
+from picert.cloud.metrics import add_metrics, new_registry
 from picert.cloud.server import ServerOptions, serve
 from picert.cloud.service import CloudService
 from picert.config import CloudConfig
@@ -76,7 +77,8 @@ async def _serve(
         HttpLimits(deadline_s=config.deadline_s),
         defaults,
     )
-    add_admin(app, service, pool)
+    add_admin(app, service, pool, link)
+    add_metrics(app, new_registry(loop, service.tally, pool, link))
     ending = asyncio.create_task(
         wind_down(told, service.admission, stop, config.shutdown_timeout_s)
     )

@@ -17,6 +17,7 @@ from picert.cloud.admission import Admission
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.expander import Expander, Means
+from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import CloudConfig
 from picert.engine.loop import EngineLoop
@@ -53,11 +54,12 @@ class CloudService:
         self._prompts = prompts
         self._config = config
         self._clock = clock
+        self.tally = Tally()
         self._quality = QualityTable()
-        self._means = Means(edges, self._writer, prompts, config.policy, self._quality)
+        self._means = Means(edges, self._writer, prompts, config.policy, self._quality, self.tally)
         self._lengths = LengthPredictor()
         self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
-        self.admission = Admission(config.max_num_requests)
+        self.admission = Admission(config.max_num_requests, self.tally.refused)
         self._drafts: dict[str, Draft] = {}
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
@@ -77,7 +79,10 @@ class CloudService:
                 draft.spawn(self._direct(draft))
             async for event in draft.events():  # 9 merge
                 yield event
-            yield draft.done()  # 10 answer
+            done = draft.done()
+            draft.outcome = done.finish_reason
+            self.tally.answer(request, done, draft.expected_tokens)
+            yield done  # 10 answer
 
     async def _progressive(self, draft: Draft, chosen: Plan) -> None:
         """The cloud sketches; each line goes out to an edge the moment it is complete."""
@@ -89,15 +94,20 @@ class CloudService:
         was_cut = False
         async with aclosing(self._writer.write(draft, "sketch", prompt)) as outputs:  # 3 sketch
             async for output in outputs:
+                if not draft.sketch_tokens:
+                    self.tally.sketch_first_token.add(draft.elapsed_s)
                 expander.add(
                     parser.push(output.text)
                 )  # 4 segments, 5 jobs, 6 out, 7 edge, 8 choose
                 was_cut = output.finish_reason == "length"
+                draft.sketch_tokens = output.num_completion_tokens
                 if parser.is_complete:
                     break
         expander.add(parser.finish(cut=was_cut))
         draft.sketch_s = draft.elapsed_s
+        self.tally.sketch_tokens.add(draft.sketch_tokens)
         if not expander.close_sketch():
+            self.tally.fall_back("sketch")
             await self._fall_back(draft, "the sketch had too few points")
 
     async def _direct(self, draft: Draft, written: str = "") -> None:
@@ -131,6 +141,7 @@ class CloudService:
             except PicertError as error:
                 failed_at.append(assignment.edge or "")
                 draft.reasons.append(f"attempt {attempt + 1} failed: {error.message}")
+                self.tally.fall_back("edge_only", error)
         await self._fall_back(draft, "no edge could answer", written)
 
     async def _fall_back(self, draft: Draft, reason: str, written: str = "") -> None:
@@ -183,9 +194,13 @@ class CloudService:
             self._drafts[request.request_id] = draft
             try:
                 yield draft
+            except PicertError as error:
+                draft.outcome = error.code or error.kind
+                raise
             finally:
                 await draft.close()
                 del self._drafts[request.request_id]
+                self.tally.end(draft.outcome, draft.elapsed_s)
                 logger.info("%s", draft, extra={"request_id": request.request_id})
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from picert import __version__, hub
 from picert.config import EdgeConfig, EngineConfig
+from picert.edge.metrics import serving_metrics
 from picert.edge.worker import EdgeWorker
 from picert.engine.engine import load_engine
 from picert.engine.loop import EngineLoop
@@ -64,7 +65,8 @@ async def _serve(
         if not stopping.done():
             logger.info("linked to %s", config.link.address)
             on_ready()
-        await _first_of(following, stopping)
+        with serving_metrics(config, loops, link, worker):
+            await _first_of(following, stopping)
         await link.drain("the edge stops")
         await worker.drain(config.shutdown_timeout_s)
         return 0

@@ -335,7 +335,7 @@ class Engine:
         del self._by_seq_id[seq.seq_id]
         del self._sampling[seq.seq_id]
         total_s = self._clock() - seq.times.arrived_at
-        self.stats.record_end(seq.finish_reason or "cancelled", total_s)
+        self.stats.record_end(seq.finish_reason or "cancelled", total_s, seq.times.decode_s)
         first_s = (seq.times.first_token_at or self._clock()) - seq.times.arrived_at
         logger.info(
             "%s: %d prompt tokens (%d cached), %d new, first after %.3f s, all after %.3f s",
@@ -348,7 +348,7 @@ class Engine:
         times, stats = seq.times, self.stats
         if times.last_token_at is None:
             times.first_token_at = now
-            stats.first_token.add(now - times.arrived_at)
+            stats.record_first_token(times.queue_s, now - times.arrived_at - times.queue_s)
         else:
             stats.inter_token.add(now - times.last_token_at)
         times.last_token_at = now
@@ -359,6 +359,8 @@ class Engine:
         stats.preemptions = scheduler.preemptions
         stats.num_running, stats.num_waiting = scheduler.num_running, scheduler.num_waiting
         stats.kv_usage = scheduler.kv_usage
+        stats.prefix_queries = scheduler.prefix_queried_tokens
+        stats.prefix_hits = scheduler.prefix_hit_tokens
 
     # --- checks -----------------------------------------------------------------------------------
 

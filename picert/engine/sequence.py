@@ -117,6 +117,13 @@ class Times:
         """Seconds from arrival to the first step it was part of; 0 before that."""
         return 0.0 if self.started_at is None else self.started_at - self.arrived_at
 
+    @property
+    def decode_s(self) -> float | None:
+        """Seconds from the first token to the last; None without a token."""
+        if self.first_token_at is None or self.last_token_at is None:
+            return None
+        return self.last_token_at - self.first_token_at
+
 
 @dataclass(slots=True)
 class Sequence:

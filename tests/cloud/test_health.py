@@ -61,7 +61,7 @@ async def cloud() -> AsyncIterator[Cloud]:
     following = asyncio.create_task(pool.serve())
     now = lambda: health(loop, service.admission, pool, following)  # noqa: E731
     app = create_app(service, now, [ServedModel("m", 0)])
-    add_admin(app, service, pool)
+    add_admin(app, service, pool, link)  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield Cloud(client, service, loop, runner, link, clock)

@@ -86,6 +86,7 @@ class ScriptedLink:
         self.full: set[str] = set()
         self.silent: set[str] = set()
         self.reply = reply
+        self.rejected = self.num_refused = 0
         self._events: asyncio.Queue[object] = asyncio.Queue()
 
     def happen(self, event: object) -> None:

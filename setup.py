@@ -47,6 +47,7 @@ setup(
     packages=[
         *("picert", "picert.engine", "picert.pice", "picert.transport"),
         *("picert.cloud", "picert.edge", "picert.commands", "picert.kernels", "picert.models"),
+        "picert.report",
     ],
     package_dir={"picert.kernels": "kernels", "picert.models": "models"},
     ext_modules=[

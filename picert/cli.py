@@ -191,6 +191,11 @@ def _generate_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, GENERATE_FLAGS)
 
 
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", help="what `bench_pice.py --json` printed")
+    parser.add_argument("--out", default="report.html", help="the page (default: %(default)s)")
+
+
 def _cloud_flags(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     add_flags(parser, CLOUD_FLAGS)
@@ -305,6 +310,12 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
             "[flags]",
             _check_flags,
             "picert.commands.check:run",
+        ),
+        "report": _Command(
+            "one HTML page with plots from a benchmark's lines",
+            "FILE [FILE …] [flags]",
+            _report_flags,
+            "picert.commands.report:run",
         ),
     }
 )

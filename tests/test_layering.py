@@ -45,10 +45,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("messages", "config", "log", "hub", "version"),
     },
     "client": {*BASE, "messages", "config"},
+    "report": {*BASE, "report"},
     "commands.flags": {*BASE, "messages", "config"},
     "commands": {
         *(*BASE, "commands", "client", "messages", "config", "hub", "version", "_C"),
-        *("cloud.main", "edge.main", "engine.llm", "engine.machine"),
+        *("cloud.main", "edge.main", "engine.llm", "engine.machine", "report"),
         *("transport.keys", "transport.doctor", "edge.identity"),
     },
     "cli": {*BASE, "commands.flags", "messages", "version"},
@@ -87,6 +88,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cloud.openai_request": {"pydantic", "pydantic_core", "msgspec"},
     "cloud.openai_response": {"pydantic", "msgspec"},
     "client": {"httpx"},
+    "report": set(),
+    "report.plots": {"matplotlib"},
     "commands": {"rich", "msgspec"},
     "commands.flags": {"pydantic", "msgspec"},
     "commands.check": {"torch"},
@@ -99,6 +102,7 @@ IMPORT_BY_NAME = {
     "picert/__init__.py": "public names load on first use: a client does not need torch",
     "picert/engine/runner.py": "the native runner has no use for torch, seconds and 200 MB",
     "picert/engine/torch_runner.py": "triton, for GPUs alone, is not made for all systems",
+    "picert/commands/report.py": "matplotlib is an extra, and only this command needs it",
     "picert/cli.py": "--help must not wait for torch: a command's module loads when it is run",
 }
 UNSAFE = re.compile(

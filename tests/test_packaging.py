@@ -96,7 +96,7 @@ def test_every_package_that_is_imported_is_required(wheel: zipfile.ZipFile) -> N
     required = {
         re.split("[^\\w.-]", line)[0].replace("-", "_").lower()
         for line in metadata(wheel).get_all("Requires-Dist", [])
-        if "extra ==" not in line or line.endswith('extra == "gpu"')
+        if "extra ==" not in line or line.endswith(('extra == "gpu"', 'extra == "report"'))
     }
     imported = {
         node.module.split(".")[0] if isinstance(node, ast.ImportFrom) else alias.name.split(".")[0]

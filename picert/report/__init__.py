@@ -1,0 +1,1 @@
+"""What `picert report` makes of a benchmark's lines: tables, plots, one HTML page."""

@@ -1,0 +1,186 @@
+"""The page is made of whatever lines there are; nothing in them can break out of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picert.cli import main
+from picert.errors import ConfigError
+from picert.report.page import page
+from picert.report.plots import plots_of
+from picert.report.rows import Row, modes_of, read_rows
+from picert.report.targets import Target, targets
+
+SCORES = {"direct": 70.0, "router": 60.0, "sot": 68.0, "static": 66.0, "pice": 67.0}
+RATES = {"direct": 10.0, "router": 50.0, "sot": 12.0, "static": 20.0, "pice": 30.0}
+
+
+def line(
+    mode: str, load: str = "saturated", classes: str = "suitable", **more: Any
+) -> dict[str, Any]:
+    score = SCORES.get(mode, 65.0)
+    interval = {"mean": score, "low": score - 3, "high": score + 3, "n": 40}
+    return {
+        "bench": "pice",
+        "mode": mode,
+        "load": load,
+        "classes": classes,
+        "requests_per_min": RATES.get(mode, 25.0),
+        "latency_p50_ms": 1000.0 if mode == "direct" else 400.0,
+        "latency_p95_ms": 2000.0,
+        "first_text_p50_ms": 150.0,
+        "checklist_score": interval,
+        "by_class": {"generic": {"checklist_score": interval}},
+        **more,
+    }
+
+
+def rows(*lines: dict[str, Any]) -> list[Row]:
+    return [Row(fields) for fields in lines]
+
+
+def write(path: Path, lines: Sequence[object]) -> Path:
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    return path
+
+
+def by_name(found: Sequence[Target], start: str) -> Target:
+    [target] = [target for target in found if target.name.startswith(start)]
+    return target
+
+
+def whole() -> list[Row]:
+    return rows(
+        *(line(mode) for mode in SCORES),
+        *(line(mode, "light") for mode in ("direct", "pice")),
+        line("pice_no_grouping"),
+    )
+
+
+def test_later_line_of_a_cell_wins_and_other_benchmarks_are_left_out(tmp_path: Path) -> None:
+    first = write(tmp_path / "a", [line("pice"), {"bench": "engine"}, "", 3])
+    second = write(tmp_path / "b", [line("pice", requests_per_min=99.0)])
+    [row] = read_rows([first, second])
+    assert row.number("requests_per_min") == 99.0
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["{"], "line 1 is not JSON"),
+        ([{"bench": "pice", "mode": "pice"}], "line 1 has no 'load'"),
+        ([{"bench": "engine"}], "no line of bench_pice.py"),
+    ],
+)
+def test_file_that_is_no_benchmark_is_refused(
+    lines: list[object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_rows([write(tmp_path / "a", lines)])
+    with pytest.raises(ConfigError, match="nowhere"):
+        read_rows([tmp_path / "nowhere"])
+
+
+def test_figure_that_is_missing_or_no_number_is_none() -> None:
+    row = Row({"bench": "pice", "a": {"b": None, "c": True, "d": "1"}, "e": 2})
+    assert [row.number(*path) for path in (("a", "b"), ("a", "c"), ("a", "d"), ("x", "y"))] == (
+        [None] * 4
+    )
+    assert row.number("e") == 2.0
+
+
+def test_modes_stand_in_order_of_the_baselines() -> None:
+    found = rows(line("pice_no_lists"), line("pice"), line("static"), line("direct"))
+    assert modes_of(found) == ["direct", "static", "pice", "pice_no_lists"]
+
+
+def test_targets_compare_pice_with_direct_and_with_the_best_of_equal_quality() -> None:
+    found = targets(whole())
+    fast = by_name(found, "requests a minute, saturated, suitable classes, of pice")
+    assert (fast.measured, fast.is_met) == ("3.00x", True)
+    best = by_name(found, "requests a minute, saturated, suitable classes, against the best")
+    assert (best.measured, best.is_met) == ("1.50x of static", True)
+    assert by_name(found, "p50 latency, light load, suitable").measured == "0.40x"
+    score = by_name(found, "checklist score")
+    assert (score.measured, score.is_met) == ("67.0 against 70.0, load saturated", True)
+
+
+def test_target_without_its_cells_is_not_measured() -> None:
+    found = targets(rows(line("pice"), {**line("direct"), "skipped": "no time"}))
+    assert {target.is_met for target in found} == {None}
+    assert {target.measured for target in found} == {"not measured"}
+
+
+def test_target_that_is_missed_says_so() -> None:
+    slow = line("pice", requests_per_min=11.0, checklist_score={"mean": 50.0})
+    found = targets(rows(line("direct"), slow))
+    assert by_name(found, "requests a minute, saturated, suitable classes, of pice").is_met is False
+    assert by_name(found, "checklist score").is_met is False
+
+
+def test_every_plot_is_drawn_of_whole_data() -> None:
+    titles = [plot.title.partition(" (")[0] for plot in plots_of(whole())]
+    assert titles == [
+        "Throughput when saturated",
+        "Latency against load",
+        "Crossover",
+        "Quality by class",
+        "Ablations",
+    ]
+
+
+def test_data_without_figures_has_no_plots() -> None:
+    bare = {"bench": "pice", "mode": "pice", "load": "0.8", "classes": "all"}
+    assert plots_of(rows(bare, {**line("direct"), "skipped": "x"})) == []
+
+
+class Tags(HTMLParser):
+    """The tags and sources of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_page_holds_all_it_needs_and_escapes_what_it_shows() -> None:
+    evil = "<script>alert(1)</script>"
+    hostile = rows(
+        line(
+            evil, "light", errors={evil: 2}, missing={"x": evil}, routes={evil: 1.0}, machine=evil
+        ),
+        {**line("pice", "light", evil), "skipped": evil},
+    )
+    text = page([*whole(), *hostile], targets(whole()), plots_of([*whole(), *hostile]))
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in tags.names
+    assert text.count("&lt;script&gt;") >= 7
+    assert tags.sources
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in tags.sources)
+
+
+def test_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "rows.jsonl", [line(mode) for mode in SCORES])
+    out = tmp_path / "page.html"
+    assert main(["report", str(data), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_command_refuses_a_place_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "rows.jsonl", [line("pice")])
+    assert main(["report", str(data), "--out", str(tmp_path / "no" / "page.html")]) == 2
+    assert "give another --out" in capsys.readouterr().err

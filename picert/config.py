@@ -100,6 +100,7 @@ class AccessConfig(_Frozen):
 
 Mode = Literal["pice", "direct", "edge_only", "router", "sot", "static"]
 Part = Literal["eager_dispatch", "grouping", "lists", "switching", "ensemble", "repair", "price"]
+Discipline = Literal["lists", "fifo", "shortest_first", "round_robin", "least_loaded"]
 # What a baseline is without, whatever the switches say.
 _WITHOUT: Mapping[Mode, frozenset[Part]] = MappingProxyType(
     {"static": frozenset({"lists", "ensemble", "price"})}
@@ -122,6 +123,13 @@ class PolicyConfig(_Frozen):
     eager_dispatch: bool = Field(True, description="expand a line while the next is written")
     grouping: bool = Field(True, description="neighbouring segments may share a job")
     lists: bool = Field(True, description="jobs wait in lists by length, not in one queue")
+    dispatch: Discipline = Field(
+        "lists",
+        description="lists: by length, to the edge that is done first; fifo, shortest_first: one "
+        "queue, to the edge longest unused; round_robin, least_loaded: in order of arrival, to the "
+        "next edge in turn or to the one with the largest share of its places free",
+    )
+    aging_s: float = Field(2.0, ge=0, description="wait after which a job goes before longer lists")
     switching: bool = Field(True, description="the load decides which model an edge runs")
     ensemble: bool = Field(True, description="several candidates of a segment on idle edges")
     repair: bool = Field(True, description="the cloud rewrites what no edge wrote well")
@@ -153,6 +161,11 @@ class PolicyConfig(_Frozen):
     max_expansion_tokens: int = Field(96, ge=8, description="of one segment")
     max_attempts: int = Field(2, ge=1, description="tries at edges, then the cloud writes")
     job_timeout_s: float = Field(30.0, gt=0, description="floor of a job's deadline")
+
+    @property
+    def discipline(self) -> Discipline:
+        """How waiting jobs are given out: `dispatch`, unless lists are switched off."""
+        return self.dispatch if self.dispatch != "lists" or self.uses("lists") else "fifo"
 
     def uses(self, part: Part) -> bool:
         """Whether `part` is at work: switched on, and not what this mode is without."""

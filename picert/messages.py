@@ -114,7 +114,8 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class ExpandJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Write the text of one or more neighbouring segments, each as its own expansion.
+    """Write the text of one or more neighbouring segments, one after the other, each as its own
+    expansion.
 
     `outline` holds the sketch lines known so far, the job's own among them. `written` is text of
     the first segment that users have already seen (an earlier edge was lost): the expansion goes on

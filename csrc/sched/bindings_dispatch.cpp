@@ -55,6 +55,7 @@ void bind_lists_state(py::class_<DispatchLists>& lists) {
       .def_property_readonly("num_free", &DispatchLists::num_free)
       .def_property_readonly("num_requests", &DispatchLists::num_requests)
       .def_property_readonly("waiting_tokens", &DispatchLists::waiting_tokens)
+      .def_property_readonly("waiting_jobs", &DispatchLists::waiting_jobs)
       .def_property_readonly("pulls", [](const DispatchLists& d) { return d.counters().pulls; })
       .def_property_readonly("stolen", [](const DispatchLists& d) { return d.counters().stolen; })
       .def_property_readonly("held", [](const DispatchLists& d) { return d.counters().held; })

@@ -99,8 +99,9 @@ DispatchLists::Choice DispatchLists::earliest(const Job& job, double now) const 
   return best;
 }
 
-// Will the other edges, once they are free, have done all that waits by the time this one would be done with
-// this job? Counted in jobs of this length.
+// Will the edges that have no place now have done all that waits by the time this one would be done with this
+// job? Counted in jobs of this length. (One that has a place would not be done earlier, or it were the
+// choice.)
 bool DispatchLists::should_wait(const Job& job, const Choice& choice, double now) const {
   int64_t waiting = 0;
   for (const List& list : lists_) waiting += list.tokens;
@@ -109,7 +110,7 @@ bool DispatchLists::should_wait(const Job& job, const Choice& choice, double now
   int64_t done = 0;
   for (EdgeId id = 0; id < static_cast<EdgeId>(edges_.size()) && done < wanted; ++id) {
     const EdgeAccount& edge = edges_[id];
-    if (id == choice.edge || !edge.is_available || !may_take(job, id, avoids)) continue;
+    if (!edge.is_available || edge.has_place() || !may_take(job, id, avoids)) continue;
     const double left_s = choice.finish_s - edge.link_s() - edge.running_s(now);
     const double job_s = edge.full_s(job.size);
     if (left_s >= job_s) done += edge.slots() * static_cast<int64_t>(left_s / job_s);

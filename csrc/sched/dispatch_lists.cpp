@@ -196,6 +196,13 @@ std::array<int64_t, DispatchLists::kNumLists> DispatchLists::waiting_tokens() co
   return tokens;
 }
 
+std::array<int64_t, DispatchLists::kNumLists> DispatchLists::waiting_jobs() const {
+  std::array<int64_t, kNumLists> counts{};
+  for (int32_t list = 0; list < kNumLists; ++list)
+    counts[list] = static_cast<int64_t>(lists_[list].jobs.size());
+  return counts;
+}
+
 void DispatchLists::self_check() const {
   std::vector<int64_t> kv_held(edges_.size());
   std::vector<int32_t> num_running(edges_.size());

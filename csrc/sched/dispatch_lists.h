@@ -8,7 +8,7 @@
 //      edge. When that list is empty, the edge's places left are filled from the nearest lists.
 //   2. A job goes to the edge that is predicted to finish it first: link, reading (of the tail alone where
 //      the edge has read the request's prompt already), then its tokens at the speed of one more sequence.
-//   3. It goes nowhere if the other edges, once they are free, are predicted to finish all that waits by
+//   3. It goes nowhere if the edges whose places are all taken are predicted to finish all that waits by
 //      then: an edge that would lengthen the answer gets no work, however idle.
 //   4. Memory: a job fits where its K/V does beside what runs there, or where nothing runs. An old job that
 //      fits nowhere is not overtaken.
@@ -82,7 +82,8 @@ class DispatchLists {
   int32_t num_slots() const { return num_slots_; }  // of available edges
   int32_t num_free() const { return num_free_; }    // of those, free
   int32_t num_requests() const { return static_cast<int32_t>(requests_.size()); }
-  std::array<int64_t, kNumLists> waiting_tokens() const;
+  std::array<int64_t, kNumLists> waiting_tokens() const;  // by list; a baseline has one
+  std::array<int64_t, kNumLists> waiting_jobs() const;
   const DispatchCounters& counters() const { return counters_; }
 
   // Throws std::logic_error unless recomputing every list and count gives what is kept.

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from picert.cloud.assignment import Assignment
 from picert.cloud.draft import Draft
-from picert.cloud.edges import Assignment, EdgePool
+from picert.cloud.edges import EdgePool
 from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import PolicyConfig
@@ -22,7 +23,6 @@ from picert.engine.sequence import Output
 from picert.errors import PicertError
 from picert.messages import ExpandJob, Expansion, Segment, SegmentReport
 from picert.pice.ensemble import Choice, Context, choose
-from picert.pice.grouping import group
 from picert.pice.merge import Merger
 from picert.pice.policy import Plan, job_deadline_s
 from picert.pice.prompts import PromptBook
@@ -86,9 +86,8 @@ class Expander:
         return True
 
     def _begin(self, segments: list[Segment]) -> None:
-        for together in group(segments):
-            for segment in together:
-                self._draft.spawn(self._expand(segment))
+        for segment in segments:
+            self._draft.spawn(self._expand(segment))
 
     async def _expand(self, segment: Segment) -> None:
         """One segment's text: by an edge if one delivers it, else by the cloud."""

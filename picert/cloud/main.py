@@ -67,7 +67,7 @@ async def _serve(
     told, stop = _stop_on_signal(), asyncio.Event()
     link = ServerLink(config.link, picert_version=__version__)
     await link.start()
-    pool = EdgePool(link)
+    pool = EdgePool(link, config.policy)
     service = CloudService(loop, pool, load_prompts(), config)
     following = asyncio.create_task(pool.serve())
     app = create_app(

@@ -1,4 +1,5 @@
-"""EdgeWorker: jobs in, expansions out. One task per segment; all of them share one engine's batch.
+"""EdgeWorker: jobs in, expansions out. One task per segment; those of one job run one after the
+other, in one place of the engine's batch, those of different jobs side by side.
 
 The worker owns the table of running tasks and nothing else: sequences and KV blocks belong to the
 engine loop, which frees them when a task's stream is closed.
@@ -85,10 +86,11 @@ class EdgeWorker:
         if isinstance(message, Cancel):
             await self._cancel(message)
         elif isinstance(message, ExpandJob):
+            before: asyncio.Task[None] | None = None
             for segment in message.segments:
-                await self._start(message, segment)
+                before = await self._start(message, segment, before)
         else:
-            await self._start(message, Segment(0, ""))
+            await self._start(message, Segment(0, ""), None)
 
     async def drain(self, timeout_s: float) -> None:
         """Let running texts finish for at most `timeout_s`, then cancel the rest."""
@@ -96,15 +98,19 @@ class EdgeWorker:
             await asyncio.wait(self._tasks.values(), timeout=timeout_s)
         await self._end(list(self._tasks))
 
-    async def _start(self, job: ExpandJob | AnswerJob, segment: Segment) -> None:
+    async def _start(
+        self, job: ExpandJob | AnswerJob, segment: Segment, before: asyncio.Task[None] | None
+    ) -> asyncio.Task[None] | None:
+        """Begin to write a segment, or to wait for the one `before` it; returns whom the next shall
+        wait for."""
         key = (job.request_id, segment.index, job.attempt)
         await self._end([key])  # a job that comes twice is begun anew
         try:
             work = self._prepare(job, segment)
         except PicertError as error:
             await self._fail(job, segment.index, error)
-            return
-        self._spawn(key, self._write(work))
+            return before
+        return self._spawn(key, self._write(work, before))
 
     def _prepare(self, job: ExpandJob | AnswerJob, segment: Segment) -> Work:
         model = job.model or next(iter(self._loops))
@@ -131,10 +137,12 @@ class EdgeWorker:
             deadline_s=job.deadline_s,
         )
 
-    async def _write(self, work: Work) -> None:
-        """Stream one text to the cloud; ends in exactly one Expansion or Failure unless it is
-        cancelled.
+    async def _write(self, work: Work, before: asyncio.Task[None] | None) -> None:
+        """Stream one text to the cloud, once `before` is over; ends in exactly one Expansion or
+        Failure unless it is cancelled.
         """
+        if before is not None:
+            await asyncio.wait([before])
         began = self._clock()
         text: list[str] = []
         engine_id = f"{work.request_id}/{work.index}/{work.attempt}"
@@ -182,10 +190,11 @@ class EdgeWorker:
             ]
         )
 
-    def _spawn(self, key: TaskKey, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, key: TaskKey, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=f"expand {key}")
         self._tasks[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
+        return task
 
     def _forget(self, key: TaskKey, task: asyncio.Task[None]) -> None:
         if self._tasks.get(key) is task:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from picert import _C
-from picert.messages import Segment
 
 
 class Batcher:
@@ -31,8 +30,3 @@ class Batcher:
         """
         ends = self._core.group(tokens, list(accumulate(step_s, max)), read_s)
         return list(pairwise([0, *ends]))
-
-
-def group(segments: Sequence[Segment]) -> list[tuple[Segment, ...]]:
-    """Each segment alone: what the cloud does for now."""
-    return [(segment,) for segment in segments]

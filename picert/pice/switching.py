@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from picert.errors import ModelNotFound
 from picert.messages import ModelInfo
-from picert.pice.dispatch import EdgeJob
+from picert.pice.needs import EdgeJob
 
 
 def choose_model(job: EdgeJob, models: Sequence[ModelInfo]) -> str:

@@ -135,6 +135,11 @@ class ServerLink:
         """Registered edges are "alive" or on "probation" (no new jobs, please), others "dead"."""
         return self._liveness.state(name)
 
+    def load(self, name: str) -> Heartbeat | None:
+        """An edge's latest beat; None before the first, and for a name that is not registered."""
+        entry = self._registry.of_name(name)
+        return entry.load if entry else None
+
     async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
         """Queue one message for an edge; never waits.
 

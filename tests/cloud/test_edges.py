@@ -4,8 +4,9 @@ entry.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import msgspec
 import pytest
 from scripted import ScriptedLink, expansion, hello, settle
 
@@ -169,6 +170,102 @@ async def test_thousand_jobs_leave_no_entry_behind() -> None:
                     assert len([piece async for piece in assignment]) == 1
         assert pool.num_open == 0
         assert [view.num_in_flight for view in pool.views()] == [0, 0]
+
+
+async def test_neighbours_that_wait_go_out_as_one_job() -> None:
+    async with pool_with("e") as (pool, link), AsyncExitStack() as later:
+        async with pool.run(job(0)):
+            second = await later.enter_async_context(pool.run(job(1)))
+            third = await later.enter_async_context(pool.run(job(2)))
+            assert (second.edge, third.edge) == (None, None)
+        sent = [m for _, m in link.sent if isinstance(m, ExpandJob)]
+        assert [[s.index for s in m.segments] for m in sent] == [[0], [1, 2]]
+        assert sent[1].deadline_s == 20.0
+        link.happen(PeerMessage("e", expansion(1)))
+        link.happen(PeerMessage("e", TextDelta("r", 2, 0, "do")))
+        link.happen(PeerMessage("e", expansion(2)))
+        assert [type(piece) async for piece in second] == [Expansion]
+        assert [type(piece) async for piece in third] == [TextDelta, Expansion]
+
+
+async def test_place_of_a_group_is_free_when_its_last_text_is_over() -> None:
+    async with pool_with("e") as (pool, _), AsyncExitStack() as later:
+        async with pool.run(job(0)):
+            second = await later.enter_async_context(pool.run(job(1)))
+            async with pool.run(job(2)):
+                pass  # given up while it waited
+            third = await later.enter_async_context(pool.run(job(3)))
+        assert (second.edge, third.edge) == ("e", None)
+        assert [view.num_in_flight for view in pool.views()] == [1]
+
+
+async def test_lost_edge_ends_every_text_of_a_group() -> None:
+    async with pool_with("e") as (pool, link), AsyncExitStack() as later:
+        async with pool.run(job(0)):
+            waiting = [await later.enter_async_context(pool.run(job(n))) for n in (1, 2)]
+        link.happen(PeerLeft("e", "killed"))
+        for assignment in waiting:
+            with pytest.raises(EdgeLost, match="killed"):
+                _ = [piece async for piece in assignment]
+
+
+async def test_edge_ten_times_slower_gets_no_job_while_waiting_is_quicker() -> None:
+    async with pool_with() as (pool, link):
+        link.happen(PeerJoined("fast", hello("fast", step_s=0.02)))
+        link.happen(PeerJoined("slow", hello("slow", step_s=0.2)))
+        await settle()
+        async with AsyncExitStack() as stack:
+            jobs = [await stack.enter_async_context(pool.run(job(n * 2))) for n in range(4)]
+            assert [assignment.edge for assignment in jobs] == ["fast", None, None, None]
+
+
+async def test_text_said_twice_or_after_its_end_counts_once() -> None:
+    async with pool_with("e") as (pool, link), pool.run(job()) as assignment:
+        for message in (expansion(), expansion(), TextDelta("r", 0, 0, "late")):
+            link.happen(PeerMessage("e", message))
+        assert [type(piece) async for piece in assignment] == [Expansion]
+        link.happen(PeerMessage("e", expansion()))
+        await settle()
+        assert pool.num_open == 1
+
+
+async def test_words_on_unknown_jobs_change_nothing() -> None:
+    failure = Failure(request_id="x", attempt=7, code="no_engine", message="?")
+    async with pool_with("e") as (pool, link), pool.run(job()) as assignment:
+        for message in (expansion(99), TextDelta("other", 0, 0, "?"), failure):
+            link.happen(PeerMessage("e", message))
+        link.happen(PeerMessage("e", expansion()))
+        assert [type(piece) async for piece in assignment] == [Expansion]
+
+
+async def test_numbers_that_cannot_be_true_do_not_make_an_edge_fast() -> None:
+    lie = msgspec.structs.replace(
+        expansion(), prompt_tokens=-5, cached_tokens=10**9, completion_tokens=10**9, seconds=-1.0
+    )
+    async with pool_with("e") as (pool, link):
+        speed = pool.speed_of("e")
+        assert speed is not None
+        before = speed.decode_seconds(10)
+        async with pool.run(job()) as assignment:
+            link.happen(PeerMessage("e", lie))
+            assert len([piece async for piece in assignment]) == 1
+        assert speed.decode_seconds(10) == before
+
+
+async def test_clock_that_jumps_back_and_forth_loses_no_job() -> None:
+    times = iter([5.0, 1e9, 3.0, -1e6, 7.0] * 1000)
+    link = ScriptedLink()
+    pool = EdgePool(link, clock=lambda: next(times))  # type: ignore[arg-type]
+    serving = asyncio.create_task(pool.serve())
+    link.join("e1", "e2")
+    await settle()
+    for index in range(20):
+        async with pool.run(job(index, deadline_s=1e10)) as assignment:
+            link.happen(PeerMessage(str(assignment.edge), expansion(index)))
+            assert len([piece async for piece in assignment]) == 1
+    pool.self_check()
+    link.happen(None)
+    await serving
 
 
 async def failed(pool: EdgePool, link: ScriptedLink, attempt: int, code: str = "no_engine") -> None:

@@ -199,3 +199,40 @@ async def test_drain_cancels_what_does_not_finish_in_time() -> None:
     await settle()
     await worker.drain(0.01)
     assert (worker.num_running, loop.open) == (0, set())
+
+
+async def test_segments_of_one_job_are_written_one_after_the_other() -> None:
+    loop = ScriptedLoop(says)
+    loop.permits = asyncio.Semaphore(0)
+    worker, outbox = make_worker(loop)
+    await worker.take(job(1, 2))
+    await settle()
+    assert loop.open == {"r/1/0"}
+    for _ in range(4):
+        loop.permits.release()
+    await finish(worker)
+    assert [m.index for m in outbox.sent if isinstance(m, Expansion)] == [1, 2]
+
+
+async def test_segments_of_different_jobs_are_written_side_by_side() -> None:
+    loop = ScriptedLoop(says)
+    loop.permits = asyncio.Semaphore(0)
+    worker, _ = make_worker(loop)
+    await worker.take(job(1))
+    await worker.take(job(2))
+    await settle()
+    assert loop.open == {"r/1/0", "r/2/0"}
+    await worker.drain(0.0)
+
+
+async def test_a_failed_segment_does_not_stop_those_after_it() -> None:
+    def refuse_first(part: str) -> Sequence[str]:
+        if part == "1":
+            raise ContextLengthExceeded("prompt has 900 tokens, the limit is 256")
+        return ["Fine."]
+
+    worker, outbox = make_worker(ScriptedLoop(refuse_first))
+    await worker.take(job(1, 2))
+    await finish(worker)
+    ends = [m for m in outbox.sent if isinstance(m, Failure | Expansion)]
+    assert [(type(m), m.index) for m in ends] == [(Failure, 1), (Expansion, 2)]

@@ -298,3 +298,13 @@ def test_jobs_that_cannot_be_true_are_refused(fields: dict[str, object], problem
 def test_an_unknown_discipline_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="'random', must be lists, fifo"):
         lists("random")
+
+
+def test_one_of_two_equal_idle_edges_begins_at_once() -> None:
+    core = lists()
+    for _ in range(2):
+        edge(core)
+    add(core, 0)
+    assert core.pull(0.0) == (0, [0])
+    add(core, 1)
+    assert core.pull(0.0) == (1, [1])

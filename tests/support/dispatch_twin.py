@@ -199,7 +199,7 @@ class TwinLists:
                 if rank(listed)[0] < 2 and self._lacks_memory(job):
                     return None
                 continue
-            if not self._should_wait(job, edge, finish_s, now):
+            if not self._should_wait(job, finish_s, now):
                 self._start(job, edge, now)
                 return edge, [job, *self._fill(edge, listed, now)]
         return None
@@ -212,7 +212,7 @@ class TwinLists:
                 break  # nothing is stolen while the edge's own list has jobs
             while (ids := self.waiting(other)) and self._has_place(edge):
                 best, finish_s = self._earliest(ids[0], now)
-                if best != edge or self._should_wait(ids[0], edge, finish_s, now):
+                if best != edge or self._should_wait(ids[0], finish_s, now):
                     break
                 self._start(ids[0], edge, now)
                 taken.append(ids[0])
@@ -254,11 +254,13 @@ class TwinLists:
         )
         return best, math.inf if best is None else self._finish_s(job, best, now)
 
-    def _should_wait(self, job: int, edge: int, finish_s: float, now: float) -> bool:
+    def _should_wait(self, job: int, finish_s: float, now: float) -> bool:
         size = self.jobs[job]
         waiting = sum(self.jobs[other].tokens for other in self.waiting())
         done = 0
-        for other in set(self._allowed(job)) - {edge}:
+        for other in self._allowed(job):
+            if self._has_place(other):
+                continue  # it would not be done earlier, or it were the choice
             known = self.edges[other]
             job_s = size.prompt_tokens * known.read_s + size.tokens * known.step(known.slots)
             left_s = finish_s - known.link_s - self._running_s(other, now)

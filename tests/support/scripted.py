@@ -17,6 +17,7 @@ from picert.messages import (
     Hello,
     ModelInfo,
     SamplingParams,
+    SpeedCurve,
     TextDelta,
 )
 from picert.transport.events import PeerJoined, PeerMessage
@@ -107,6 +108,9 @@ class ScriptedLink:
     def state(self, name: str) -> str:
         return "probation" if name in self.silent else "alive"
 
+    def load(self, name: str) -> None:
+        return None
+
     async def send(self, name: str, message: object) -> None:
         if name in self.full:
             raise QueueFull("full")
@@ -125,10 +129,19 @@ class ScriptedLink:
             self.happen(PeerMessage(edge, done))
 
 
-def hello(name: str, slots: int = 1) -> Hello:
-    """What an edge named `name` with one tiny model says first."""
-    model = ModelInfo("tiny", "f", 1000, 4096)
-    return Hello(name=name, picert_version="0", models=(model,), slots=slots, kv_tokens=100)
+def hello(name: str, slots: int = 1, step_s: float | None = None) -> Hello:
+    """What an edge named `name` with one tiny model says first; `step_s` is its measured speed."""
+    curve = SpeedCurve(
+        model="tiny", prefill_s_per_token=(step_s or 1.0) / 20, decode_s_per_token={1: step_s or 1}
+    )
+    return Hello(
+        name=name,
+        picert_version="0",
+        models=(ModelInfo("tiny", "f", 1000, 4096),),
+        slots=slots,
+        kv_tokens=100_000,
+        curves=() if step_s is None else (curve,),
+    )
 
 
 def expansion(

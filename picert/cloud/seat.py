@@ -1,0 +1,64 @@
+"""Seat: one registered edge, as the pool accounts for it: its models, their speeds, its link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from picert.cloud.breaker import Breaker
+from picert.messages import Expansion, Hello
+from picert.pice.dispatch import Pace
+from picert.pice.profile import SpeedProfile
+from picert.transport.link import ServerLink
+
+_PROMPT_TOKENS = 256  # of a prompt whose mean speed stands for all
+
+
+@dataclass(slots=True)
+class Seat:
+    """One registration; an edge that joins again gets a new one."""
+
+    hello: Hello
+    breaker: Breaker
+    is_draining: bool = False
+    was_available: bool = True  # what the dispatcher was told last
+    model: str = ""  # that it runs for jobs that name none
+    speeds: dict[str, SpeedProfile] = field(default_factory=dict)  # one for each of its models
+
+    def __post_init__(self) -> None:
+        curves = {curve.model: curve for curve in self.hello.curves}
+        for model in self.hello.models:
+            curve = curves.get(model.name)
+            self.speeds[model.name] = SpeedProfile.of_curve(curve) if curve else SpeedProfile()
+        self.model = max(self.hello.models, key=lambda model: model.num_parameters).name
+
+    @property
+    def speed(self) -> SpeedProfile:
+        """Of the model that it runs."""
+        return self.speeds[self.model]
+
+    def link_s(self, link: ServerLink) -> float:
+        """Seconds to the edge and back, by its last heartbeat; 0 before the first."""
+        beat = link.load(self.hello.name)
+        return beat.rtt_s or 0.0 if beat else 0.0
+
+    def pace(self, link_s: float) -> Pace:
+        """Its speed as the dispatcher takes it."""
+        return pace_of(self.speed, self.hello.slots, link_s)
+
+    def observe(self, expansion: Expansion, model: str, num_running: int) -> None:
+        """An expansion of `model` ended, of `num_running` at once."""
+        speed = self.speeds.get(model)
+        if speed is not None and expansion.finish_reason in ("stop", "length"):
+            read = expansion.prompt_tokens - expansion.cached_tokens
+            written, seconds = expansion.completion_tokens, expansion.seconds
+            speed.observe(read, written, seconds, max(1, num_running))
+
+
+def pace_of(speed: SpeedProfile, slots: int, link_s: float) -> Pace:
+    """A profile as plain numbers for an edge with so many places."""
+    sizes = sorted({slots, *(1 << n for n in range(slots.bit_length()))})
+    return Pace(
+        link_s,
+        speed.prefill_seconds(_PROMPT_TOKENS) / _PROMPT_TOKENS,
+        tuple((batch, speed.decode_seconds(1, batch)) for batch in sizes),
+    )

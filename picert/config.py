@@ -159,6 +159,13 @@ class PolicyConfig(_Frozen):
     max_segments: int = Field(8, ge=2, description="lines of a sketch")
     min_segments: int = Field(2, ge=2, description="fewer are answered directly")
     max_expansion_tokens: int = Field(96, ge=8, description="of one segment")
+    confidence_floor: float = Field(
+        0.15, ge=0, le=1, description="segments whose best candidate is under it are repaired"
+    )
+    w_logprob: float = Field(0.1, ge=0, description="in a candidate's confidence, per deviation")
+    w_coverage: float = Field(0.4, ge=0, description="of its segment's words, in the same")
+    w_length: float = Field(0.2, ge=0, description="of the expected length, in the same")
+    w_consensus: float = Field(0.3, ge=0, description="with other candidates, in the same")
     max_attempts: int = Field(2, ge=1, description="tries at edges, then the cloud writes")
     job_timeout_s: float = Field(30.0, gt=0, description="floor of a job's deadline")
 

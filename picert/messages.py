@@ -132,6 +132,7 @@ class ExpandJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     written: str = ""
     model: str | None = None  # None: the edge's own choice
     seed: int = 0
+    candidate: int = 0  # of several that are asked for; all but the first are drawn at random
 
 
 class AnswerJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -158,6 +159,13 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 # --- edge link, edge -> cloud ---------------------------------------------------------------------
 
 
+class Calibration(msgspec.Struct, frozen=True):
+    """What mean log-probability per token is usual for the texts that a model expands."""
+
+    mean: Annotated[float, Meta(ge=-1000, le=0)]
+    std: Annotated[float, Meta(ge=0, le=1000)]
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """A model that an edge runs."""
 
@@ -165,6 +173,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str  # SHA-256 of the weights' header and size; equal files agree
     num_parameters: int
     max_model_len: int
+    calibration: Calibration | None = None  # measured by `picert profile`
 
 
 class SpeedCurve(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +311,8 @@ class SegmentReport(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     tokens: int
     attempts: int
+    candidates: int = 1  # texts that it was chosen from
+    confidence: float | None = None  # in the one that was; None: the cloud's own
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ from picert.errors import (
 from picert.log import get_logger
 from picert.messages import Cancel, ExpandJob, Expansion, Failure, Hello, TextDelta
 from picert.pice.dispatch import Dispatcher, Place, Ticket
+from picert.pice.ensemble import Calibrations
 from picert.pice.needs import NeedsEstimator
 from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
@@ -79,6 +80,7 @@ class EdgePool:
             policy.discipline, policy.aging_s, groups=policy.uses("grouping")
         )
         self._needs = NeedsEstimator()
+        self.calibrations = Calibrations()  # of the models that edges brought
         self.expansion_s = Histogram()  # at their edges, as these tell
         self._gone: dict[str, None] = {}  # names that left, latest last
         self.num_lost = 0  # edges that left while they held jobs
@@ -324,6 +326,9 @@ class EdgePool:
         seat = self._seats[name] = Seat(hello, Breaker(self._clock, self._rng))
         pace = seat.pace(seat.link_s(self._link))
         self._dispatcher.add_edge(name, hello.slots, hello.kv_tokens, pace)
+        for model in hello.models:
+            if model.calibration is not None:
+                self.calibrations.set(model.name, model.calibration)
         logger.info("edge %s joined with %s", name, ", ".join(m.name for m in hello.models))
 
     def _leave(self, event: PeerLeft) -> None:

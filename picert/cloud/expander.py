@@ -8,25 +8,27 @@ of the draft.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
 
-from picert.cloud.assignment import Assignment
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
+from picert.cloud.race import Race, relay
 from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import PolicyConfig
 from picert.engine.sequence import Output
 from picert.errors import PicertError
 from picert.messages import ExpandJob, Expansion, Segment, SegmentReport
-from picert.pice.ensemble import Choice, Context, choose
+from picert.pice.ensemble import Choice, Context, Judge
 from picert.pice.merge import Merger
 from picert.pice.policy import Plan, job_deadline_s
 from picert.pice.prompts import PromptBook
-from picert.pice.quality import QualityTable
+from picert.pice.quality import QualityTable, score_of
 from picert.pice.router import classify
 from picert.pice.shaping import ExpansionShaper
 
@@ -42,6 +44,7 @@ class Means:
     prompts: PromptBook
     policy: PolicyConfig
     quality: QualityTable
+    judge: Judge
     tally: Tally
 
 
@@ -56,7 +59,10 @@ class Expander:
         self._merger = Merger()
         self._segments: list[Segment] = []
         self._num_begun = 0
+        self._num_repairs = 0
         self._texts: dict[int, str] = {}  # shaped text of each segment so far, shown or not
+        self._fronts: dict[int, asyncio.Event] = {}  # of segments that wait to be at the front
+        self._rules = means.prompts.expand_template.own_texts()
 
     def add(self, segments: list[Segment]) -> None:
         """Begin to expand at once (eager dispatch), from when there are enough segments to make an
@@ -94,6 +100,10 @@ class Expander:
         if self._plan.writer == "cloud":
             await self._by_cloud(segment, 0)
             return
+        if self._plan.width > 1:
+            if not await self._by_race(segment):
+                await self._by_cloud(segment, self._plan.width)
+            return
         failed_at: list[str] = []
         for attempt in range(self._means.policy.max_attempts):
             try:
@@ -114,65 +124,80 @@ class Expander:
         job = self._job(segment, attempt)
         async with self._means.edges.run(job, avoid=failed_at) as assignment:
             try:
-                expansion = await self._relay(assignment, job, segment)
+                expansion = await relay(
+                    *(assignment, job, segment),
+                    lambda text: self._show(segment, text, assignment.edge),
+                )
             except PicertError:
                 failed_at.append(assignment.edge or "")
                 raise
         edge = assignment.edge or ""
-        self._draft.count_edge(expansion)
-        choice = self._choose(segment, expansion)
-        is_fit = choice.expansion is not None
+        whole = msgspec.structs.replace(expansion, text=self._texts.get(segment.index, ""))
+        choice = self._choose(segment, [whole])
+        self._account(choice, [whole])
+        return self._accept(segment, whole, edge, choice, attempt + 1)
+
+    async def _by_race(self, segment: Segment) -> bool:
+        """True if the text of one of several candidates now stands in the answer."""
+        race = Race(self._means.edges, segment, self._front(segment.index))
+        jobs = [self._job(segment, n, n) for n in range(self._plan.width)]
+        await race.run(jobs, lambda found: self._choose(segment, found).expansion is not None)
+        for candidate, error in race.problems:
+            self._means.tally.fall_back("expand", error)
+            self._explain(segment, f"candidate {candidate + 1} failed: {error.message}")
+        choice = self._choose(segment, race.found)
+        self._account(choice, race.found)
+        if choice.best is None:
+            return False
+        edge = race.edge_of[choice.best.attempt]
+        return self._accept(segment, choice.best, edge, choice, len(jobs))
+
+    def _account(self, choice: Choice, found: Sequence[Expansion]) -> None:
+        """What candidates cost, and what they teach about their models."""
         self._means.tally.confidence.add(choice.confidence)
-        self._means.quality.observe(
-            *(expansion.model, self._plan.level, classify(self._question), float(is_fit))
-        )
-        if not is_fit:
+        for expansion in found:
+            self._draft.count_edge(expansion)
+            self._means.judge.calibrations.observe(expansion.model, expansion.mean_logprob)
+            if choice.expansion in (None, expansion):
+                score = 0.0 if choice.expansion is None else score_of(choice.confidence)
+                cell = (expansion.model, self._plan.level, classify(self._question))
+                self._means.quality.observe(*cell, score)
+
+    def _accept(
+        self, segment: Segment, best: Expansion, edge: str, choice: Choice, tries: int
+    ) -> bool:
+        """False if the cloud shall write the segment; else `best` is its text."""
+        if choice.expansion is None:
             self._explain(segment, f"{edge}: {', '.join(choice.reasons)}")
-            if self._may_repair(segment):
+            if self._may_repair(segment, best.text):
                 self._discard(segment)
                 self._means.tally.fall_back("expand")
+                self._num_repairs += 1
                 return False
-        self._finish(segment, edge, expansion.model, expansion.completion_tokens, attempt + 1)
+            self._explain(segment, "the best there is goes out")
+        if not self._texts.get(segment.index):  # of a race: it was held back until now
+            self._show(segment, best.text, edge)
+        report = SegmentReport(
+            text=segment.text,
+            expansion=self._texts.get(segment.index, ""),
+            edge=edge,
+            model=best.model,
+            tokens=best.completion_tokens,
+            attempts=tries,
+            candidates=self._plan.width,
+            confidence=round(choice.confidence, 3),
+        )
+        self._finish(segment, report)
         return True
 
-    async def _relay(self, assignment: Assignment, job: ExpandJob, segment: Segment) -> Expansion:
-        """Show an edge's text as it arrives, shaped; returns its Expansion.
-
-        A text that the shaper ends (it goes round in circles) is stopped. Its edge then reports no
-        cost, so the Expansion is made up from the pieces that came.
+    def _may_repair(self, segment: Segment, text: str) -> bool:
+        """Whether the cloud shall write what is not fit. Not what was shown; with repair switched
+        off, or its budget spent, only what has no text at all, since a segment must not be lost.
         """
-        shaper = ExpansionShaper(segment.text, job.written)
-        num_pieces = 0
-        async for piece in assignment:
-            if isinstance(piece, Expansion):
-                self._show(
-                    segment, shaper.finish(cut=piece.finish_reason == "length"), assignment.edge
-                )
-                return piece
-            num_pieces += 1
-            self._show(segment, shaper.push(piece.text), assignment.edge)
-            if shaper.is_over:
-                break
-        return Expansion(
-            request_id=job.request_id,
-            index=segment.index,
-            attempt=job.attempt,
-            text=shaper.text,
-            finish_reason="cancelled",
-            model=self._means.edges.model_of(assignment),
-            prompt_tokens=0,
-            cached_tokens=0,
-            completion_tokens=num_pieces,
-            mean_logprob=0.0,
-            seconds=0.0,
-        )
-
-    def _may_repair(self, segment: Segment) -> bool:
-        """Whether the cloud shall write what is not fit. Not what was shown; and with repair
-        switched off only what has no text at all, since a segment must not be lost."""
         if self._merger.written(segment.index):
             return False
-        return self._means.policy.uses("repair") or not self._texts.get(segment.index)
+        has_budget = self._num_repairs < self._plan.max_repairs
+        return (self._means.policy.uses("repair") and has_budget) or not text
 
     async def _by_cloud(self, segment: Segment, num_attempts: int) -> None:
         """The cloud writes what is missing of a segment: a repair, unless the plan says so."""
@@ -191,9 +216,17 @@ class Expander:
         was_cut = output is not None and output.finish_reason == "length"
         self._show(segment, shaper.finish(cut=was_cut), CLOUD)
         num_tokens = output.num_completion_tokens if output is not None else 0
-        self._finish(segment, CLOUD, self._means.writer.model, num_tokens, num_attempts + 1)
+        report = SegmentReport(
+            text=segment.text,
+            expansion=self._texts.get(segment.index, ""),
+            edge=CLOUD,
+            model=self._means.writer.model,
+            tokens=num_tokens,
+            attempts=num_attempts + 1,
+        )
+        self._finish(segment, report)
 
-    def _job(self, segment: Segment, attempt: int) -> ExpandJob:
+    def _job(self, segment: Segment, attempt: int, candidate: int = 0) -> ExpandJob:
         outline = tuple(known.text for known in self._segments)
         prompt_tokens = self._draft.prompt_tokens + self._plan.sketch_tokens
         budget, policy = self._plan.expansion_tokens, self._means.policy
@@ -207,15 +240,22 @@ class Expander:
             max_tokens=budget,
             deadline_s=job_deadline_s(speed, prompt_tokens, budget, batch, policy),
             written=self._merger.written(segment.index),
-            seed=self._draft.request.sampling.seed or 0,
+            seed=(self._draft.request.sampling.seed or 0) + candidate,
+            candidate=candidate,
         )
 
-    def _choose(self, segment: Segment, expansion: Expansion) -> Choice:
-        own = self._texts.get(segment.index, "")
+    def _choose(self, segment: Segment, candidates: Sequence[Expansion]) -> Choice:
         others = tuple(text for index, text in self._texts.items() if index != segment.index)
         outline = tuple(known.text for known in self._segments)
-        candidate = msgspec.structs.replace(expansion, text=own)
-        return choose([candidate], segment, Context(self._question, outline, others))
+        context = Context(self._question, outline, others, self._rules)
+        return self._means.judge.choose(candidates, segment, context)
+
+    def _front(self, index: int) -> asyncio.Event:
+        """Set once everything before this segment is in the answer."""
+        event = self._fronts.setdefault(index, asyncio.Event())
+        if self._merger.front >= index:
+            event.set()
+        return event
 
     def _show(self, segment: Segment, text: str, edge: str | None) -> None:
         """Put shaped text into the answer; the merger decides how much of it can be seen."""
@@ -228,19 +268,15 @@ class Expander:
         self._merger.discard(segment.index)
         self._texts[segment.index] = self._merger.written(segment.index)
 
-    def _finish(self, segment: Segment, edge: str, model: str, tokens: int, tries: int) -> None:
-        text = self._texts.get(segment.index, "")
-        self._draft.reports[segment.index] = SegmentReport(
-            text=segment.text,
-            expansion=text,
-            edge=edge,
-            model=model,
-            tokens=tokens,
-            attempts=tries,
-        )
+    def _finish(self, segment: Segment, report: SegmentReport) -> None:
+        self._draft.reports[segment.index] = report
         self._draft.say(self._merger.finish(segment.index), segment.index)
+        for index in self._fronts:
+            self._front(index)
         done, total = len(self._draft.reports), len(self._segments)
-        self._draft.note("segment_done", index=segment.index, edge=edge, done=done, total=total)
+        self._draft.note(
+            "segment_done", index=segment.index, edge=report.edge, done=done, total=total
+        )
 
     def _explain(self, segment: Segment, reason: str) -> None:
         self._draft.reasons.append(f"segment {segment.index + 1}: {reason}")

@@ -32,6 +32,8 @@ class SegmentOut(BaseModel):
     model: str
     tokens: int
     attempts: int
+    candidates: int
+    confidence: float | None
     text: str | None = None
     expansion: str | None = None
 
@@ -99,10 +101,9 @@ def report(done: Done, explain: bool) -> PicertReport:
     segments = []
     for segment in done.segments:
         fields = msgspec.structs.asdict(segment)
-        shown = (
-            fields if explain else {k: fields[k] for k in ("edge", "model", "tokens", "attempts")}
-        )
-        segments.append(SegmentOut(**shown))
+        if not explain:
+            del fields["text"], fields["expansion"]
+        segments.append(SegmentOut(**fields))
     return PicertReport(
         route=done.route,
         reasons=list(done.reasons),

@@ -24,6 +24,7 @@ from picert.engine.loop import EngineLoop
 from picert.errors import InvalidRequest, PicertError
 from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
+from picert.pice.ensemble import Judge, Weights
 from picert.pice.features import read_request
 from picert.pice.length import LengthPredictor
 from picert.pice.policy import Plan, job_deadline_s, plan
@@ -56,7 +57,10 @@ class CloudService:
         self._clock = clock
         self.tally = Tally()
         self._quality = QualityTable()
-        self._means = Means(edges, self._writer, prompts, config.policy, self._quality, self.tally)
+        judge = Judge(Weights.of(config.policy), config.policy.confidence_floor, edges.calibrations)
+        self._means = Means(
+            edges, self._writer, prompts, config.policy, self._quality, judge, self.tally
+        )
         self._lengths = LengthPredictor()
         self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
         self.admission = Admission(config.max_num_requests, self.tally.refused)

@@ -164,6 +164,11 @@ class Engine:
         return self.kv_plan.max_model_len
 
     @property
+    def vocab_size(self) -> int:
+        """Tokens that a prompt may have and the model may draw: ids below this."""
+        return self._vocab_size
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that the K/V cache holds."""
         return self.kv_plan.num_tokens

@@ -43,6 +43,11 @@ class Merger:
         return "".join(self._answer)
 
     @property
+    def front(self) -> int:
+        """The first segment that is not finished: its text is released as it comes."""
+        return self._front
+
+    @property
     def is_complete(self) -> bool:
         """The sketch is closed and all its segments are finished, so `answer` is final."""
         return self._is_closed and self._front == len(self._parts)

@@ -108,6 +108,18 @@ class Options:
                     wide.append(self._sketch(sketch.level, sketch.num_points, width, None))
         return min((c for c in wide if c.against is None), key=lambda c: c.cost, default=sketch)
 
+    def max_repairs(self, sketch: Candidate) -> int:
+        """Segments that the cloud may write itself because edges wrote them badly: as long as one
+        gains more than it costs, and all together take no more of the cloud than a direct answer
+        would have."""
+        outlook = self._outlook
+        taken = outlook.cloud.share_seconds(
+            outlook.prompt_tokens, self._expansion_tokens(sketch.num_points)
+        )
+        cost = self._scale.cost(0.0, taken, 1.0 / sketch.num_points)
+        spare = self.direct().cloud_seconds - sketch.cloud_seconds
+        return max(0, int(spare / taken)) if cost < 0 else 0
+
     def smallest_sketch(self) -> Candidate:
         """Of as many points as a sketch must have, for an answer that is too short for a level."""
         return self._sketch(LEVELS[-1], self._config.min_segments, 1, None)
@@ -130,8 +142,7 @@ class Options:
     def _sketch(self, level: float, num_points: int, width: int, against: str | None) -> Candidate:
         question, outlook = self._question, self._outlook
         sketch_tokens = LINE_TOKENS * num_points
-        rest = max(0.0, question.tokens - sketch_tokens) / num_points
-        expansion_tokens = min(max(rest, _MIN_EXPANSION_TOKENS), self._config.max_expansion_tokens)
+        expansion_tokens = self._expansion_tokens(num_points)
         models: Collection[str] = {edge.model for edge in outlook.edges if edge.model}
         score = question.suitability
         worth = self._quality.worth(models, level, score.question_class)
@@ -146,6 +157,11 @@ class Options:
             against=against,
         )
         return self._priced(candidate)
+
+    def _expansion_tokens(self, num_points: int) -> float:
+        """Of each expansion, so that sketch and expansions make up the expected answer."""
+        rest = max(0.0, self._question.tokens - LINE_TOKENS * num_points) / num_points
+        return min(max(rest, _MIN_EXPANSION_TOKENS), self._config.max_expansion_tokens)
 
     def _priced(self, candidate: Candidate) -> Candidate:
         """With its cost, and the constraint that it breaks."""

@@ -72,6 +72,7 @@ class Plan:
     expansion_tokens: int = 0  # budget of each expansion
     writer: Writer = "edges"
     width: int = 1  # candidates of each segment
+    max_repairs: int = 1000  # segments that the cloud may rewrite because they are not good enough
     level: float = 0.0  # sketch tokens over answer tokens
     candidates: tuple[Candidate, ...] = ()  # what the choice was made from, in mode pice
 
@@ -165,7 +166,7 @@ def _plan_cheapest(
         return Plan("direct", (*facts, f"direct: {why}"), candidates=candidates)
     if best.route == "edge_only":
         return Plan("edge_only", (*facts, f"edge_only: {best}"), candidates=candidates)
-    chosen = _sketch_plan(features, config, best)
+    chosen = _sketch_plan(features, config, best, options)
     reason = f"sketch: {best}, over {counted(load.num_edges, 'edge')}"
     return replace(chosen, reasons=(*facts, reason), candidates=candidates)
 
@@ -193,18 +194,21 @@ def _plan_forced_sketch(
     else:
         candidates = tuple(options.sketches()) or (options.smallest_sketch(),)
     best = options.widened(min(candidates, key=lambda c: c.cost))
-    chosen = _sketch_plan(features, config, best)
+    chosen = _sketch_plan(features, config, best, options)
     reason = f"the request asks for a sketch; {best}"
     return replace(chosen, reasons=(*facts, reason), candidates=candidates)
 
 
-def _sketch_plan(features: PlanInput, config: PolicyConfig, best: Candidate) -> Plan:
+def _sketch_plan(
+    features: PlanInput, config: PolicyConfig, best: Candidate, options: Options
+) -> Plan:
     budget = _budgets(features, config, best.num_points)
     return Plan(
         "sketch",
         (),
         *(budget.sketch_tokens, budget.num_points, budget.expansion_tokens),
         width=best.width,
+        max_repairs=options.max_repairs(best),
         level=best.level,
     )
 

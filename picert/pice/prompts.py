@@ -44,12 +44,20 @@ class PromptTemplate:
     messages: tuple[ChatMessage, ...]
     prefill: str
     sampling: Mapping[str, Any]
+    variation: Mapping[str, Any]  # of the sampling, for candidates after the first
 
-    def fill(self, fields: Mapping[str, str], *, max_tokens: int, seed: int | None) -> Prompt:
+    def fill(
+        self, fields: Mapping[str, str], *, max_tokens: int, seed: int | None, candidate: int = 0
+    ) -> Prompt:
         """The prompt with every field replaced, once: what a value holds is not looked at again."""
         messages = tuple(ChatMessage(m.role, _fill(m.content, fields)) for m in self.messages)
-        sampling = SamplingParams(**self.sampling, max_tokens=max_tokens, seed=seed)
+        options = {**self.sampling, **self.variation} if candidate else self.sampling
+        sampling = SamplingParams(**options, max_tokens=max_tokens, seed=seed)
         return Prompt(messages, _fill(self.prefill, fields), sampling)
+
+    def own_texts(self) -> tuple[str, ...]:
+        """What the turns hold whatever their fields are: rules and examples."""
+        return tuple(m.content for m in self.messages if not _FIELD.search(m.content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,9 @@ class PromptBook:
             "line": line,
             "heading": heading(line),
         }
-        prompt = self.expand_template.fill(fields, max_tokens=job.max_tokens, seed=job.seed)
+        prompt = self.expand_template.fill(
+            fields, max_tokens=job.max_tokens, seed=job.seed, candidate=job.candidate
+        )
         is_first = segment.index == job.segments[0].index
         if not (job.written and is_first):
             return prompt
@@ -114,8 +124,9 @@ def _read_template(path: Path, known_fields: frozenset[str]) -> PromptTemplate:
         sampling: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in table["sampling"].items()
         }
-        SamplingParams(**sampling)
-        template = PromptTemplate(messages, table["prefill"], sampling)
+        variation: dict[str, Any] = table.get("variation", {})
+        SamplingParams(**{**sampling, **variation})
+        template = PromptTemplate(messages, table["prefill"], sampling, variation)
         texts = [template.prefill, *(message.content for message in messages)]
         unknown = {name for text in texts for name in _FIELD.findall(text)} - known_fields
     except (KeyError, TypeError, AttributeError, InvalidRequest) as error:

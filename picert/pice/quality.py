@@ -11,6 +11,7 @@ from picert.pice.router import QuestionClass
 _MISFIT = 0.3  # of a direct answer's worth where points do not suit the question at all
 _FEW_POINTS = 0.2  # lost, in the limit, by a sketch with fewer points than the answer has
 _PRIOR_WORTH, _PRIOR_WEIGHT = 0.95, 10.0  # of an expansion, and in expansions
+_SURE = 0.35  # confidence from which a candidate is as good as any
 _STRICT: frozenset[QuestionClass] = frozenset({"coding", "math", "fermi"})
 _STRICT_QUALITY = 0.9  # one wrong step spoils such an answer: no trade against load
 _EASY_AT_EDGE, _HARD_AT_EDGE = 0.5, 0.2  # a small model's own answer
@@ -37,6 +38,11 @@ class QualityTable:
             return _PRIOR_WORTH
         cells = [self._seen.get((model, level, question_class)) for model in models]
         return sum(c[0] / c[1] if c else _PRIOR_WORTH for c in cells) / len(models)
+
+
+def score_of(confidence: float) -> float:
+    """What a chosen candidate counts for: nothing is better than sure."""
+    return min(1.0, confidence / _SURE)
 
 
 def sketch_quality(suitability: float, share_of_points: float, worth: float, width: int) -> float:

@@ -53,6 +53,21 @@ def recall(reference: str, text: str) -> float:
     return len(wanted & set(words(text))) / len(wanted) if wanted else 1.0
 
 
+def rouge_l(a: str, b: str) -> float:
+    """Longest common subsequence of the two texts' words over their mean length, 0 to 1."""
+    first, second = words(a), words(b)
+    if not (first and second):
+        return 0.0
+    row = [0] * (len(second) + 1)
+    for word in first:
+        above_left = 0
+        for n, other in enumerate(second, start=1):
+            above = row[n]
+            row[n] = above_left + 1 if word == other else max(above, row[n - 1])
+            above_left = above
+    return 2 * row[-1] / (len(first) + len(second))
+
+
 def has_loop(text: str) -> bool:
     """Whether `text` goes round: four words said three times, or few distinct runs of three."""
     tokens = words(text)

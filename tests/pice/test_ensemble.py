@@ -1,8 +1,19 @@
+import math
+
 import msgspec
 import pytest
 
-from picert.messages import Expansion, Segment
-from picert.pice.ensemble import Context, choose, confidence, vetoes
+from picert.config import PolicyConfig
+from picert.messages import Calibration, Expansion, Segment
+from picert.pice.ensemble import (
+    Calibrations,
+    Choice,
+    Context,
+    Judge,
+    Weights,
+    confidence,
+    vetoes,
+)
 
 SEGMENT = Segment(1, "Regular exercise")
 CONTEXT = Context(
@@ -27,6 +38,12 @@ def _expansion(text: str, logprob: float = -0.5, model: str = "m") -> Expansion:
         mean_logprob=logprob,
         seconds=1.0,
     )
+
+
+def choose(
+    candidates: list[Expansion], segment: Segment, context: Context, floor: float = 0.0
+) -> Choice:
+    return Judge(Weights(), floor, Calibrations()).choose(candidates, segment, context)
 
 
 def test_good_text_has_no_veto() -> None:
@@ -65,11 +82,85 @@ def test_text_in_another_script_is_judged_by_its_characters() -> None:
     assert "repeats itself" in vetoes("运动好运动好运动好运动好运动好", segment, context)
 
 
-def test_the_surest_candidate_that_covers_its_segment_is_chosen() -> None:
-    better = _expansion("Regular exercise such as a brisk walk lowers cortisol levels a lot.", -0.3)
-    chosen = choose([_expansion(GOOD, -2.0, "other"), better], SEGMENT, CONTEXT)
+def test_the_candidate_that_covers_its_segment_is_chosen() -> None:
+    better = _expansion("Regular exercise such as a brisk walk lowers cortisol levels a lot.")
+    other = _expansion(GOOD, model="other")
+    chosen = choose([other, better], SEGMENT, CONTEXT)
     assert chosen.expansion is better
-    assert chosen.confidence == confidence(better, SEGMENT)
+    assert chosen.confidence == confidence(better, SEGMENT, [other])
+
+
+def test_text_of_the_prompts_own_examples_has_a_veto() -> None:
+    context = Context(
+        CONTEXT.question,
+        CONTEXT.outline,
+        rules=("A stamp for each purchase gives people a reason to come back.",),
+    )
+    text = "Exercise: a stamp for each purchase gives people a reason to return for more."
+    assert vetoes(text, SEGMENT, context) == ("contains prompt text",)
+
+
+def test_a_text_that_its_budget_cut_inside_a_word_is_never_chosen() -> None:
+    cut = msgspec.structs.replace(_expansion(GOOD[:-3]), finish_reason="length")
+    assert choose([cut], SEGMENT, CONTEXT).reasons == ("the text of m is cut mid-word",)
+    whole = msgspec.structs.replace(_expansion(GOOD), finish_reason="length")
+    assert choose([whole], SEGMENT, CONTEXT).expansion is whole
+
+
+def test_the_candidate_that_agrees_with_the_others_is_chosen() -> None:
+    walk = _expansion("A brisk walk of half an hour lowers cortisol and lifts the mood at once.")
+    astray = _expansion("The stock market fell by nine percent after the election in the north.")
+    chosen = choose([astray, walk, _expansion(GOOD)], SEGMENT, CONTEXT)
+    assert chosen.expansion is not None
+    assert chosen.expansion is not astray
+
+
+def test_under_the_floor_nothing_is_chosen_but_the_best_is_named() -> None:
+    chosen = choose([_expansion(GOOD)], SEGMENT, CONTEXT, floor=0.99)
+    assert chosen.expansion is None
+    assert chosen.best is not None
+    assert "is under 0.99" in chosen.reasons[-1]
+
+
+def test_the_longest_of_vetoed_candidates_is_the_best_there_is() -> None:
+    short, long = _expansion("Yes, indeed."), _expansion("Regular exercise is regular exercise.")
+    assert choose([short, long], SEGMENT, CONTEXT).best is long
+    assert choose([_expansion("")], SEGMENT, CONTEXT).best is None
+
+
+def test_probabilities_count_as_deviations_from_what_is_usual_for_the_model() -> None:
+    known = Calibrations()
+    known.set("small", Calibration(mean=-1.5, std=0.5))
+    known.set("large", Calibration(mean=-0.5, std=0.25))
+    assert known.z("small", -1.0) == known.z("large", -0.25) == 1.0
+    assert known.z("small", -99.0) == -2.0
+    assert known.z("unknown", -1.0) == 0.0
+    assert known.z("small", math.nan) == 0.0
+    first = confidence(_expansion(GOOD, -1.0, "small"), SEGMENT, calibrations=known)
+    assert first > confidence(_expansion(GOOD, -1.0, "large"), SEGMENT, calibrations=known)
+
+
+def test_a_model_that_nobody_measured_is_calibrated_by_its_own_texts() -> None:
+    known = Calibrations()
+    for n in range(8):
+        assert known.z("m", -2.0) == 0.0
+        known.observe("m", -2.0 if n % 2 else -1.0)
+    for wrong in (math.nan, -math.inf, 1.0):
+        known.observe("m", wrong)
+    assert known.z("m", -1.0) == pytest.approx(1.0)
+    assert known.z("m", -2.0) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("term", ["w_logprob", "w_coverage", "w_length", "w_consensus"])
+def test_each_term_can_be_taken_out(term: str) -> None:
+    weights = Weights.of(PolicyConfig(**{term: 0.0}))
+    known = Calibrations()
+    known.set("m", Calibration(mean=-2.0, std=0.5))
+    good = _expansion(f"Exercise: {GOOD}")
+    other = _expansion("A walk, nothing of the sort was ever said by anyone here.")
+    assert confidence(good, SEGMENT, [other], known, weights) != pytest.approx(
+        confidence(good, SEGMENT, [other], known)
+    )
 
 
 def test_a_candidate_with_a_veto_is_never_chosen() -> None:
@@ -86,15 +177,11 @@ def test_no_candidate_left_gives_none_with_the_reasons() -> None:
     assert choose([], SEGMENT, CONTEXT).reasons == ("there is no candidate",)
 
 
-def test_confidence_rises_with_probability_coverage_and_fit() -> None:
+def test_confidence_rises_with_coverage_and_fit_and_keeps_its_range() -> None:
     base = _expansion(GOOD)
-    assert confidence(msgspec.structs.replace(base, mean_logprob=-0.1), SEGMENT) > confidence(
-        base, SEGMENT
-    )
-    assert confidence(
-        msgspec.structs.replace(base, text="Regular exercise. " + GOOD), SEGMENT
-    ) > confidence(base, SEGMENT)
-    assert confidence(msgspec.structs.replace(base, text=GOOD * 20), SEGMENT) < confidence(
-        base, SEGMENT
-    )
-    assert 0.0 <= confidence(msgspec.structs.replace(base, mean_logprob=3.0), SEGMENT) <= 1.0
+    named = msgspec.structs.replace(base, text="Regular exercise. " + GOOD)
+    assert confidence(named, SEGMENT) > confidence(base, SEGMENT)
+    endless = msgspec.structs.replace(base, text=GOOD * 20)
+    assert confidence(endless, SEGMENT) < confidence(base, SEGMENT)
+    weights = Weights(9.0, 9.0, 9.0, 9.0)
+    assert 0.0 <= confidence(base, SEGMENT, [base], weights=weights) <= 1.0

@@ -121,3 +121,14 @@ def test_any_order_of_arrival_gives_the_same_answer(data: st.DataObject) -> None
     released += merger.close_sketch()
     assert merger.is_complete
     assert released == _expected(titles, texts)
+
+
+def test_front_is_the_first_segment_that_is_not_finished() -> None:
+    merger = Merger()
+    for index in range(3):
+        merger.add_segment(Segment(index, f"Point {index}"))
+    assert merger.front == 0
+    merger.finish(1)
+    assert merger.front == 0
+    merger.finish(0)
+    assert merger.front == 2

@@ -171,3 +171,17 @@ def test_every_candidate_has_numbers(
         assert candidate.seconds > 0
         assert 0 <= candidate.cloud_seconds < math.inf
         assert 0 <= candidate.quality <= 1
+
+
+def test_repairs_keep_within_a_direct_answers_cost_and_end_where_the_cloud_is_dear() -> None:
+    def repairs(outlook: Outlook) -> tuple[int, Candidate, Options]:
+        options = Options(question(0.9), outlook, CONFIG, QualityTable())
+        sketch = options.sketches()[0]
+        return options.max_repairs(sketch), sketch, options
+
+    count, sketch, options = repairs(IDLE)
+    assert count >= 1
+    each = (250 - 9 * sketch.num_points) / sketch.num_points
+    taken = IDLE.cloud.share_seconds(IDLE.prompt_tokens, each)
+    assert sketch.cloud_seconds + count * taken <= options.direct().cloud_seconds
+    assert repairs(priced(50.0))[0] == 0

@@ -142,3 +142,17 @@ def test_a_malformed_prompt_file_is_refused(
 def test_a_missing_prompt_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sketch\.toml"):
         load_prompts(tmp_path)
+
+
+def test_candidates_of_a_point_differ_in_how_they_are_drawn_alone(book: PromptBook) -> None:
+    first, second = (book.expand(_job(1, candidate=n), _job(1).segments[0]) for n in (0, 1))
+    assert (first.messages, first.prefill) == (second.messages, second.prefill)
+    assert first.sampling.temperature == 0.0
+    assert second.sampling.temperature > 0.0
+    assert second.sampling.stop == first.sampling.stop
+
+
+def test_rules_and_examples_of_a_template_hold_no_field(book: PromptBook) -> None:
+    texts = book.expand_template.own_texts()
+    assert any("Loyalty cards" in text for text in texts)
+    assert not any("{" in text for text in texts)

@@ -41,3 +41,10 @@ def test_chat_markers_are_found_and_cut() -> None:
 
 def test_one_line_drops_line_breaks_and_control_characters() -> None:
     assert wording.one_line(" a\n1. b\u2028c\x00d ") == "a 1. b c d"
+
+
+def test_rouge_l_is_the_longest_common_subsequence_over_the_mean_length() -> None:
+    assert wording.rouge_l("a walk lifts the mood", "a walk lifts the mood") == 1.0
+    assert wording.rouge_l("a walk lifts the mood", "walk the dog") == 2 * 2 / 8
+    assert wording.rouge_l("walk", "sleep") == wording.rouge_l("", "sleep") == 0.0
+    assert wording.rouge_l("one two three", "three two one") == 2 / 6

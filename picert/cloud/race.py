@@ -1,0 +1,103 @@
+"""What edges write for one segment, piece by piece; and several of them at once, of which one text
+is chosen.
+
+Text that was shown never changes. So the candidates of a race are held back until all have ended,
+or until one that is fit has ended while the segment is at the front of the answer: there waiting
+for the others costs the reader time, behind the front it costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from picert.cloud.assignment import Assignment
+from picert.cloud.edges import EdgePool
+from picert.errors import PicertError
+from picert.messages import ExpandJob, Expansion, Segment
+from picert.pice.shaping import ExpansionShaper
+
+Show = Callable[[str], None]
+IsEnough = Callable[[Sequence[Expansion]], bool]
+
+
+async def relay(assignment: Assignment, job: ExpandJob, segment: Segment, show: Show) -> Expansion:
+    """Hand an edge's text to `show` as it arrives, shaped; returns its Expansion, with all of the
+    shaped text.
+
+    A text that the shaper ends (it goes round in circles) is stopped. Its edge then reports no
+    cost, so the Expansion is made up from the pieces that came.
+    """
+    shaper = ExpansionShaper(segment.text, job.written)
+    num_pieces = 0
+    async for piece in assignment:
+        if isinstance(piece, Expansion):
+            show(shaper.finish(cut=piece.finish_reason == "length"))
+            return msgspec.structs.replace(piece, text=shaper.text)
+        num_pieces += 1
+        show(shaper.push(piece.text))
+        if shaper.is_over:
+            break
+    return Expansion(
+        request_id=job.request_id,
+        index=segment.index,
+        attempt=job.attempt,
+        text=shaper.text,
+        finish_reason="cancelled",
+        model=assignment.model,
+        prompt_tokens=0,
+        cached_tokens=0,
+        completion_tokens=num_pieces,
+        mean_logprob=math.nan,  # nobody told it
+        seconds=0.0,
+    )
+
+
+class Race:
+    """Candidates of one segment, each a job of its own, at different edges as far as there are."""
+
+    def __init__(self, edges: EdgePool, segment: Segment, at_front: asyncio.Event) -> None:
+        self._edges = edges
+        self._segment = segment
+        self._at_front = at_front
+        self.found: list[Expansion] = []  # in the order in which they ended
+        self.edge_of: dict[int, str] = {}  # attempt -> edge
+        self.problems: list[tuple[int, PicertError]] = []  # of which candidate
+
+    async def run(self, jobs: Sequence[ExpandJob], is_enough: IsEnough) -> None:
+        """Fill `found`. Leaves when every job has ended, or at the front of the answer when what
+        was found `is_enough`; what still runs is cancelled."""
+        async with AsyncExitStack() as stack:
+            writing: set[asyncio.Task[None]] = set()
+            front = asyncio.create_task(self._at_front.wait())
+            stack.push_async_callback(_end, front, writing)
+            for job in jobs:
+                others = tuple(self.edge_of.values())
+                assignment = await stack.enter_async_context(self._edges.run(job, avoid=others))
+                if assignment.edge is not None:
+                    self.edge_of[job.attempt] = assignment.edge
+                writing.add(asyncio.create_task(self._write(assignment, job)))
+            while not all(task.done() for task in writing):
+                open_tasks = {task for task in (front, *writing) if not task.done()}
+                await asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)
+                if front.done() and is_enough(self.found):
+                    break
+
+    async def _write(self, assignment: Assignment, job: ExpandJob) -> None:
+        try:
+            expansion = await relay(assignment, job, self._segment, lambda text: None)
+        except PicertError as error:
+            self.problems.append((job.candidate, error))
+            return
+        self.edge_of[job.attempt] = assignment.edge or ""
+        self.found.append(expansion)
+
+
+async def _end(front: asyncio.Task[bool], writing: set[asyncio.Task[None]]) -> None:
+    for task in (front, *writing):
+        task.cancel()
+    await asyncio.gather(front, *writing, return_exceptions=True)

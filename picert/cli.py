@@ -226,6 +226,16 @@ def _edge_keys_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _profile_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        default="picert-profile.json",
+        help="what other models it holds stays in it (default: %(default)s)",
+    )
+    add_flags(parser, GENERATE_FLAGS)
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Each flag is also a variable (--max-num-seqs is PICERT_MAX_NUM_SEQS) and a key of the "
@@ -280,6 +290,12 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
             "PROMPT --model MODEL [flags]",
             _generate_flags,
             "picert.commands.generate:run",
+        ),
+        "profile": _Command(
+            "measure how fast a model is here and how sure of its words, for --profile",
+            "--model MODEL [flags]",
+            _profile_flags,
+            "picert.commands.profile:run",
         ),
         "pull": _Command(
             "fetch a model and verify it",

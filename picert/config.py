@@ -185,6 +185,9 @@ class CloudConfig(_Frozen):
     engine: EngineConfig
     link: LinkConfig = LinkConfig()
     policy: PolicyConfig = PolicyConfig()
+    profile: str | None = Field(
+        None, description="file of `picert profile`; else speeds are learned from what is served"
+    )
     access: AccessConfig = AccessConfig()
     host: str = Field("127.0.0.1", description="HTTP address; beyond loopback with a key only")
     port: int = Field(8000, ge=0, le=65535, description="HTTP; 0 is any free one")
@@ -201,6 +204,9 @@ class EdgeConfig(_Frozen):
     """`picert-edge`: one or more models, one cloud."""
 
     engines: tuple[EngineConfig, ...] = Field(min_length=1)
+    profile: str | None = Field(
+        None, description="file of `picert profile` with each of the models"
+    )
     name: str = Field(
         min_length=1,
         max_length=64,

@@ -282,6 +282,24 @@ def test_help_loads_neither_torch_nor_the_engine() -> None:
     assert not {"torch", "picert.engine", "fastapi", "zmq"} & set(done.stderr.split())
 
 
+def test_profile_measures_a_model_and_the_cloud_refuses_that_of_another(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "profiles.json"
+    assert main(["profile", "--model", str(tiny_model), "--out", str(out), "--threads", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "decode    1 after" in told
+    assert "log-probability" in told
+    [(fingerprint, profile)] = json.loads(out.read_text())["models"].items()
+    assert profile["threads"] == 1
+    out.write_text(out.read_text().replace(fingerprint, "0" * 64))
+    flags = ["--model", str(tiny_model), "--port", "0", "--profile", str(out)]
+    assert cloud_main([*flags, "--edge-bind", f"ipc://{tmp_path}/edges"]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("error: profile")
+    assert "picert profile --model" in line
+
+
 def test_cloud_refuses_a_port_in_use_before_it_loads_a_model(tiny_model: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])

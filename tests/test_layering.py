@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pice": {*BASE, "pice", "messages", "config", "_C"},
     "transport": {*BASE, "transport", "messages", "config", "log"},
     "edge": {
-        *(*BASE, "edge", "engine", "pice.prompts", "transport"),
+        *(*BASE, "edge", "engine", "pice.prompts", "pice.profile_file", "transport"),
         *("messages", "config", "log", "hub", "version"),
     },
     "cloud": {
@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("cloud.main", "edge.main", "engine.llm", "engine.machine", "report"),
         *("transport.keys", "transport.doctor", "edge.identity"),
     },
+    "commands.profile": {*BASE, "commands", "engine", "pice", "messages", "config", "hub"},
     "cli": {*BASE, "commands.flags", "messages", "version"},
     "": {"client", "config", "engine", "messages"},  # picert/__init__.py, for type checkers only
 }

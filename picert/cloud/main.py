@@ -11,6 +11,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from picert import __version__, hub
 from picert.cloud.admin import add_admin
@@ -27,6 +28,7 @@ from picert.engine.generation_config import sampling_defaults
 from picert.engine.loop import EngineLoop
 from picert.log import configure, get_logger
 from picert.messages import SamplingParams
+from picert.pice.profile_file import profile_of
 from picert.pice.prompts import load_prompts
 from picert.transport.link import ServerLink
 
@@ -65,10 +67,16 @@ async def _serve(
 ) -> int:
     """Everything that lives on the event loop, from the link to the last answer."""
     told, stop = _stop_on_signal(), asyncio.Event()
+    profile = None
+    if config.profile is not None:  # before there is anything to close
+        identity = loop.engine.identity
+        profile = profile_of(Path(config.profile), config.engine.model, identity.fingerprint)
     link = ServerLink(config.link, picert_version=__version__)
     await link.start()
     pool = EdgePool(link, config.policy)
     service = CloudService(loop, pool, load_prompts(), config)
+    if profile is not None:
+        service.begin_with(profile)
     following = asyncio.create_task(pool.serve())
     app = create_app(
         service,

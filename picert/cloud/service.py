@@ -29,6 +29,7 @@ from picert.pice.features import read_request
 from picert.pice.length import LengthPredictor
 from picert.pice.policy import Plan, job_deadline_s, plan
 from picert.pice.price import BacklogPrice
+from picert.pice.profile_file import ModelProfile
 from picert.pice.prompts import PromptBook
 from picert.pice.quality import QualityTable
 from picert.pice.sketch import SketchParser
@@ -65,6 +66,10 @@ class CloudService:
         self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
         self.admission = Admission(config.max_num_requests, self.tally.refused)
         self._drafts: dict[str, Draft] = {}
+
+    def begin_with(self, profile: ModelProfile) -> None:
+        """Predict from what was measured of the cloud's model; to be called before any answer."""
+        self._writer.speed = profile.speed()
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
         """The path of a request: text in order, then one Done; or a PicertError. Closing the

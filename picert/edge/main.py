@@ -10,6 +10,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from picert import __version__, hub
 from picert.config import EdgeConfig, EngineConfig
@@ -19,6 +20,7 @@ from picert.engine.engine import load_engine
 from picert.engine.loop import EngineLoop
 from picert.log import configure, get_logger
 from picert.messages import AnswerJob, Cancel, ExpandJob, Hello, ModelInfo
+from picert.pice.profile_file import profile_of
 from picert.pice.prompts import load_prompts
 from picert.transport.events import LinkLost, Load
 from picert.transport.link import PeerLink
@@ -96,13 +98,22 @@ async def _follow(link: PeerLink, worker: EdgeWorker) -> None:
 
 def _hello(config: EdgeConfig, loops: dict[str, EngineLoop]) -> Hello:
     engines = [loop.engine for loop in loops.values()]
+    profiles = {
+        name: profile_of(Path(config.profile), name, engine.identity.fingerprint)
+        for name, engine in zip(loops, engines, strict=True)
+        if config.profile is not None
+    }
     return Hello(
         name=config.name,
         picert_version=__version__,
         models=tuple(
-            ModelInfo(name, e.identity.fingerprint, e.identity.num_parameters, e.max_model_len)
+            ModelInfo(
+                *(name, e.identity.fingerprint, e.identity.num_parameters, e.max_model_len),
+                calibration=profiles[name].calibration if name in profiles else None,
+            )
             for name, e in zip(loops, engines, strict=True)
         ),
+        curves=tuple(profile.curve(name) for name, profile in profiles.items()),
         slots=sum(engine.config.max_num_seqs for engine in engines),
         kv_tokens=sum(engine.kv_tokens for engine in engines),
     )

@@ -75,11 +75,11 @@ class Engine:
         runner.allocate_kv(self.kv_plan.num_blocks, self.kv_plan.block_size)
         self._runner = runner
         # Models pad their vocabulary: what the tokenizer does not know is never drawn.
-        self._vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
+        self.vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
         self._own_end_ids = (*tokenizer.eos_token_ids, *runner.config.eos_token_ids)
         self._clock = clock
         self._scheduler = Scheduler(self._limits())
-        self._sampler = Sampler(self._vocab_size, runner.team)
+        self._sampler = Sampler(self.vocab_size, runner.team)
         self._seeds = np.random.default_rng(config.seed)
         self._sequences: dict[str, Sequence] = {}  # live, by request id
         self._by_seq_id: dict[int, Sequence] = {}
@@ -162,11 +162,6 @@ class Engine:
     def max_model_len(self) -> int:
         """Tokens of prompt and completion together that one request may have."""
         return self.kv_plan.max_model_len
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens that a prompt may have and the model may draw: ids below this."""
-        return self._vocab_size
 
     @property
     def kv_tokens(self) -> int:
@@ -387,9 +382,9 @@ class Engine:
 
     def _check_token_ids(self, name: str, ids: SequenceOf[int] | dict[int, float]) -> None:
         for token_id in (min(ids), max(ids)) if ids else ():
-            if not 0 <= token_id < self._vocab_size:
+            if not 0 <= token_id < self.vocab_size:
                 raise InvalidRequest(
-                    f"{name} holds token {token_id}, the model knows 0 to {self._vocab_size - 1}",
+                    f"{name} holds token {token_id}, the model knows 0 to {self.vocab_size - 1}",
                     param=name,
                 )
 

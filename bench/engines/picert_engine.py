@@ -6,11 +6,14 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import picert
 from engines.protocol import Settings
 from engines.serving import DecodingOperations, Operation, serve
 from engines.work import decoder_work
 from picert.config import EngineConfig
+from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
 from picert.engine.runner import load_runner
 from picert.messages import SamplingParams
@@ -30,10 +33,13 @@ class PicertEngine:
             max_model_len=settings.max_len,
             # Twice what the sequences need: the blocks of the set before are still in the cache.
             kv_tokens=2 * settings.max_num_seqs * (settings.max_len + 16),
+            kv_cache_dtype=settings.kv_cache_dtype,
+            runner=settings.runner,
         )
         runner = load_runner(config, checkpoint)
         tokenizer = load_tokenizer(checkpoint.tokenizer_source, None)
         self._engine = Engine(config, runner, tokenizer)
+        self._runner = runner
         self._work = decoder_work(checkpoint, runner)
         self._ids = itertools.count()
         self._order: list[str] = []
@@ -53,6 +59,27 @@ class PicertEngine:
     def encode(self, text: str) -> list[int]:
         """The tokens of a raw text."""
         return self._engine.tokenizer.encode_prompt(text)
+
+    def save_logits(self, tokens: list[int], path: str) -> None:
+        """Write the logits [T, V] of one sequence, past the scheduler.
+
+        That wants the logits of last tokens alone. The prefix cache is worthless afterwards.
+        """
+        count, block_size = len(tokens), self._engine.kv_plan.block_size
+        places = np.arange(count, dtype=np.int32)
+        blocks = np.arange(-(-count // block_size), dtype=np.int32)
+        batch = StepBatch(
+            seq_ids=(0,),
+            token_ids=np.array(tokens, np.int32),
+            positions=places,
+            slot_mapping=places,
+            query_start=np.array([0, count], np.int32),
+            context_lens=np.array([count], np.int32),
+            block_tables=blocks[None],
+            logits_indices=places,
+            sample_rows=np.zeros(count, np.int32),
+        )
+        np.save(path, self._runner.launch(batch)())
 
     def open(self, prompts: list[list[int]]) -> list[int]:
         """Queue all prompts and step until each has its first token."""
@@ -87,9 +114,10 @@ class PicertEngine:
 
 
 def operations(settings: Settings) -> dict[str, Operation]:
-    """The common ones, and the tokenizer for those who have none."""
+    """The common ones, the tokenizer for those who have none, and logits to compare."""
     engine = PicertEngine(settings)
-    return {**DecodingOperations(engine).table(), "encode": engine.encode}
+    table = DecodingOperations(engine).table()
+    return {**table, "encode": engine.encode, "save_logits": engine.save_logits}
 
 
 if __name__ == "__main__":

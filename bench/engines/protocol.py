@@ -15,6 +15,9 @@ class Settings:
     threads: int
     max_num_seqs: int
     max_len: int  # tokens of one sequence, prompt and answer
+    # Of picert alone:
+    kv_cache_dtype: str = "auto"
+    runner: str = "auto"
 
     def to_json(self) -> str:
         """One line."""

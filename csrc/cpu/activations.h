@@ -10,6 +10,10 @@ namespace picert::cpu {
 
 inline int64_t num_groups(int64_t inputs) { return (inputs + kTileInputs - 1) / kTileInputs; }
 
+// Groups from a row to the next. An odd number of cache lines: rows that are read side by side would
+// otherwise fall into few sets of the L1 cache wherever inputs are a multiple of a large power of two.
+inline int64_t group_stride(int64_t inputs) { return num_groups(inputs) | 1; }
+
 inline int num_parts(Precision precision) { return precision == Precision::int16 ? 2 : 1; }
 
 struct PackedMatrix::Impl {
@@ -22,7 +26,7 @@ struct PackedMatrix::Impl {
 };
 
 struct Activations::Impl {
-  AlignedBuffer groups;  // ActivationGroup [rows, parts, num_groups(cols)]
+  AlignedBuffer groups;  // ActivationGroup [rows, parts, group_stride(cols)]
   int parts = 1;         // 2 for Precision::int16: a row and what it left over
   int64_t cols = 0;
   const float* x = nullptr;  // the rows themselves, for weights kept in floating point

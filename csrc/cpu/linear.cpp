@@ -71,7 +71,7 @@ void multiply_two_parts(ColumnsKernel kernel, Columns columns, const Rows& rows)
   columns.bias = nullptr;
   for (int64_t first = 0; first < rows.count; first += kTwoPartRows) {
     const int64_t count = std::min(kTwoPartRows, rows.count - first);
-    kernel(columns, {rows.x + 2 * first * columns.groups, 2 * count, parts[0], kTwoPartOutputs});
+    kernel(columns, {rows.x + 2 * first * rows.ldx, rows.ldx, 2 * count, parts[0], kTwoPartOutputs});
     for (int64_t r = 0; r < count; r++) {
       float* out = rows.out + (first + r) * rows.ldo;
       for (int64_t n = 0; n < columns.outputs; n++) {
@@ -84,7 +84,8 @@ void multiply_two_parts(ColumnsKernel kernel, Columns columns, const Rows& rows)
 // Rows in passes that stay cached while this worker's columns go by.
 void linear_quantized(const Worker& worker, ColumnsKernel kernel, const PackedMatrix::Impl& weight,
                       const Activations::Impl& x, int64_t rows, const float* bias, float* out, int64_t ldo) {
-  const int64_t groups = num_groups(weight.inputs), row_groups = x.parts * groups;
+  const int64_t groups = num_groups(weight.inputs), stride = group_stride(weight.inputs);
+  const int64_t row_groups = x.parts * stride;
   const int64_t pass = rows_per_pass(static_cast<size_t>(row_groups) * sizeof(ActivationGroup));
   const auto [begin, end] = outputs_of(worker, weight);
   const int64_t step = x.parts == 2 ? kTwoPartOutputs : end - begin;
@@ -92,7 +93,7 @@ void linear_quantized(const Worker& worker, ColumnsKernel kernel, const PackedMa
     for (int64_t n = begin; n < end; n += step) {
       const Columns columns{tiles_of(weight, n), groups, weight.units.as<float>() + n, at_or_null(bias, n),
                             std::min(step, end - n)};
-      const Rows block{x.groups.as<ActivationGroup>() + row * row_groups, std::min(pass, rows - row),
+      const Rows block{x.groups.as<ActivationGroup>() + row * row_groups, stride, std::min(pass, rows - row),
                        out + row * ldo + n, ldo};
       if (x.parts == 2) {
         multiply_two_parts(kernel, columns, block);

@@ -35,8 +35,8 @@ inline __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set
 
 // acc[r] += the dot product of operands [first, last) with row r.
 template <int R, typename Tile>
-inline void dot(const Tile& tile, int t, int half, const ActivationGroup* x, int64_t groups, int first,
-                int last, __m256i* acc) {
+inline void dot(const Tile& tile, int t, int half, const ActivationGroup* x, int64_t ldx, int first, int last,
+                __m256i* acc) {
   constexpr int kStep = kOperandsIn16Bits<Tile>;
 #pragma GCC unroll 8
   for (int from = first; from < last; from += kStep) {
@@ -46,7 +46,7 @@ inline void dot(const Tile& tile, int t, int half, const ActivationGroup* x, int
     for (int i = from; i < from + kStep; i++) {
       const __m256i operand = operand_of(tile, t, i, half);
       for (int r = 0; r < R; r++) {
-        pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(operand, quad(x[r * groups], i)));
+        pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(operand, quad(x[r * ldx], i)));
       }
     }
     for (int r = 0; r < R; r++) acc[r] = _mm256_add_epi32(acc[r], widen(pairs[r]));
@@ -55,7 +55,7 @@ inline void dot(const Tile& tile, int t, int half, const ActivationGroup* x, int
 
 // 8-bit codes would overflow the pairs: their nibbles are multiplied apart, eight operands of 4 bits fit.
 template <int R>
-inline void dot(const TileU8& tile, int, int half, const ActivationGroup* x, int64_t groups, int, int,
+inline void dot(const TileU8& tile, int, int half, const ActivationGroup* x, int64_t ldx, int, int,
                 __m256i* acc) {
   __m256i low[R], high[R];
   for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
@@ -64,7 +64,7 @@ inline void dot(const TileU8& tile, int, int half, const ActivationGroup* x, int
     const __m256i codes = load_half(tile.codes[i], half);
     const __m256i low_operand = low_nibbles(codes), high_operand = high_nibbles(codes);
     for (int r = 0; r < R; r++) {
-      const __m256i activations = quad(x[r * groups], i);
+      const __m256i activations = quad(x[r * ldx], i);
       low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(low_operand, activations));
       high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(high_operand, activations));
     }
@@ -85,24 +85,23 @@ inline __m256i start(const ActivationGroup& x, int part) {
 
 // sum[r] += a half of tile t's part of row r.
 template <int R, typename Tile>
-inline void add_tile(const Tile& tile, int t, int half, const ActivationGroup* x, int64_t groups,
-                     __m256* sum) {
+inline void add_tile(const Tile& tile, int t, int half, const ActivationGroup* x, int64_t ldx, __m256* sum) {
   constexpr int kPartOperands = kOperands / Tile::kParts;
   for (int part = 0; part < Tile::kParts; part++) {
     __m256i acc[R];
-    for (int r = 0; r < R; r++) acc[r] = start<Tile>(x[r * groups], part);
-    dot<R>(tile, t, half, x, groups, part * kPartOperands, (part + 1) * kPartOperands, acc);
+    for (int r = 0; r < R; r++) acc[r] = start<Tile>(x[r * ldx], part);
+    dot<R>(tile, t, half, x, ldx, part * kPartOperands, (part + 1) * kPartOperands, acc);
     const __m256 scale = scale_of(tile, t, part, half);
     const __m256 start_value = _mm256_mul_ps(scale, _mm256_set1_ps(kStartValue));
     for (int r = 0; r < R; r++) {
       const __m256 product = _mm256_fmsub_ps(scale, _mm256_castsi256_ps(acc[r]), start_value);
-      sum[r] = _mm256_fmadd_ps(product, _mm256_set1_ps(x[r * groups].scale), sum[r]);
+      sum[r] = _mm256_fmadd_ps(product, _mm256_set1_ps(x[r * ldx].scale), sum[r]);
     }
   }
   if constexpr (Tile::kZero == 0) {
     const __m256 minimum = minimum_of(tile, t, half);
     for (int r = 0; r < R; r++) {
-      sum[r] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[r * groups].sum), sum[r]);
+      sum[r] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x[r * ldx].sum), sum[r]);
     }
   }
 }
@@ -122,7 +121,7 @@ inline void store(__m256 sums, const float* bias, int half, int outputs, float* 
 
 // R rows with one column, the first of `columns`: a tile is unpacked once for all of them.
 template <int R, typename Tile>
-void multiply_rows(const Columns& columns, const ActivationGroup* x, float* out, int64_t ldo) {
+void multiply_rows(const Columns& columns, const ActivationGroup* x, int64_t ldx, float* out, int64_t ldo) {
   const auto* tiles = static_cast<const Tile*>(columns.tiles);
   const int outputs = columns.outputs < kTileOutputs ? static_cast<int>(columns.outputs) : kTileOutputs;
   __m256 sum[2][R];
@@ -131,7 +130,7 @@ void multiply_rows(const Columns& columns, const ActivationGroup* x, float* out,
     prefetch<Tile>(tiles, g);
     const Tile& tile = tiles[g / Tile::kTiles];
     const auto t = static_cast<int>(g % Tile::kTiles);
-    for (int half = 0; half < 2; half++) add_tile<R>(tile, t, half, x + g, columns.groups, sum[half]);
+    for (int half = 0; half < 2; half++) add_tile<R>(tile, t, half, x + g, ldx, sum[half]);
   }
   for (int half = 0; half < 2; half++) {
     const __m256 unit = _mm256_loadu_ps(columns.unit + half * kHalfOutputs);
@@ -147,8 +146,8 @@ void multiply_column(const Columns& columns, const Rows& rows) {
   float* out = rows.out;
   int64_t left = rows.count;
   const auto block = [&](auto kernel, int count) {
-    kernel(columns, x, out, rows.ldo);
-    x += count * columns.groups;
+    kernel(columns, x, rows.ldx, out, rows.ldo);
+    x += count * rows.ldx;
     out += count * rows.ldo;
     left -= count;
   };
@@ -164,7 +163,7 @@ void multiply(const Columns& columns, const Rows& rows) {
     const float* bias = columns.bias != nullptr ? columns.bias + n : nullptr;
     multiply_column<Tile>({static_cast<const Tile*>(columns.tiles) + n / kTileOutputs * column_tiles,
                            columns.groups, columns.unit + n, bias, columns.outputs - n},
-                          {rows.x, rows.count, rows.out + n, rows.ldo});
+                          {rows.x, rows.ldx, rows.count, rows.out + n, rows.ldo});
   }
 }
 

@@ -17,12 +17,6 @@ constexpr int64_t kPrefetchBytes = 6 << 10;
 // Rows that share one reading of a tile: an integer and a float sum each, in 32 registers.
 constexpr int kBlockRows = 12;
 
-// More rows share a panel: tiles that are unpacked into the L1 cache (2.5 KiB), with the rows' sums (8 KiB)
-// beside them. Eight tiles were 10 to 15 % slower at 16 rows, where unpacking waits for memory: it must
-// alternate with multiplying.
-constexpr int kPanelTiles = 4;
-constexpr int64_t kPanelRows = 128;
-
 // A tile in its format: operands are unpacked as they are asked for.
 template <typename Tile>
 struct PackedTile {
@@ -31,17 +25,6 @@ struct PackedTile {
   __m512i operand(int i) const { return operand_of(block, t, i); }
   __m512 scale(int part) const { return scale_of(block, t, part); }
   __m512 minimum() const { return minimum_of(block, t); }
-};
-
-// A tile that is unpacked once for many rows.
-template <typename Tile>
-struct alignas(64) UnpackedTile {
-  uint8_t codes[kOperands][kOperandBytes];
-  float scales[Tile::kParts][kTileOutputs];
-  float minima[kTileOutputs];
-  __m512i operand(int i) const { return _mm512_load_si512(codes[i]); }
-  __m512 scale(int part) const { return _mm512_load_ps(scales[part]); }
-  __m512 minimum() const { return _mm512_load_ps(minima); }
 };
 
 // Tile g of a column.
@@ -56,15 +39,6 @@ inline void prefetch(const Tile* column, int64_t g) {
   const char* ahead = reinterpret_cast<const char*>(column) + g * kTileBytes + kPrefetchBytes;
 #pragma GCC unroll 9
   for (int64_t at = 0; at < kTileBytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
-}
-
-template <typename Tile>
-inline void unpack(const PackedTile<Tile>& from, UnpackedTile<Tile>& to) {
-#pragma GCC unroll 8
-  for (int i = 0; i < kOperands; i++) _mm512_store_si512(to.codes[i], from.operand(i));
-#pragma GCC unroll 2
-  for (int part = 0; part < Tile::kParts; part++) _mm512_store_ps(to.scales[part], from.scale(part));
-  if constexpr (Tile::kZero == 0) _mm512_store_ps(to.minima, from.minimum());
 }
 
 typedef int32_t __attribute__((may_alias)) Quad;  // four codes
@@ -97,33 +71,33 @@ inline __m512i load_start(const int32_t& start) {
   return all;
 }
 
-// sum[r] += one tile's part of row r. Source: PackedTile or UnpackedTile.
-template <int R, typename Tile, typename Source>
-inline void add_tile(const Source& tile, const ActivationGroup* x, int64_t groups, __m512* sum) {
+// sum[r] += one tile's part of row r.
+template <int R, typename Tile>
+inline void add_tile(const PackedTile<Tile>& tile, const ActivationGroup* x, int64_t ldx, __m512* sum) {
   constexpr int kPartOperands = kOperands / Tile::kParts;
 #pragma GCC unroll 2
   for (int part = 0; part < Tile::kParts; part++) {
     __m512i acc[R];
 #pragma GCC unroll 12
-    for (int r = 0; r < R; r++) acc[r] = load_start(start_of<Tile>(x[r * groups], part));
+    for (int r = 0; r < R; r++) acc[r] = load_start(start_of<Tile>(x[r * ldx], part));
 #pragma GCC unroll 8
     for (int i = part * kPartOperands; i < (part + 1) * kPartOperands; i++) {
       const __m512i operand = tile.operand(i);
 #pragma GCC unroll 12
-      for (int r = 0; r < R; r++) acc[r] = add_dot(acc[r], operand, x[r * groups], i);
+      for (int r = 0; r < R; r++) acc[r] = add_dot(acc[r], operand, x[r * ldx], i);
     }
     const __m512 scale = tile.scale(part), offset = _mm512_mul_ps(scale, _mm512_set1_ps(kStartValue));
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
       const __m512 product = _mm512_fmsub_ps(scale, _mm512_castsi512_ps(acc[r]), offset);
-      sum[r] = _mm512_fmadd_ps(product, _mm512_set1_ps(x[r * groups].scale), sum[r]);
+      sum[r] = _mm512_fmadd_ps(product, _mm512_set1_ps(x[r * ldx].scale), sum[r]);
     }
   }
   if constexpr (Tile::kZero == 0) {
     const __m512 minimum = tile.minimum();
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
-      sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x[r * groups].sum), sum[r]);
+      sum[r] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x[r * ldx].sum), sum[r]);
     }
   }
 }
@@ -168,76 +142,32 @@ inline void for_each_block(int64_t rows, const Visit& visit) {
 
 // R rows with a column, straight from its tiles.
 template <int R, typename Tile>
-void multiply_rows(const Tile* column, int64_t groups, const ActivationGroup* x, const Output& output,
-                   float* out, int64_t ldo) {
+void multiply_rows(const Tile* column, int64_t groups, const ActivationGroup* x, int64_t ldx,
+                   const Output& output, float* out, int64_t ldo) {
   __m512 sum[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
   for (int64_t g = 0; g < groups; g++) {
     prefetch(column, g);
-    add_tile<R, Tile>(tile_at(column, g), x + g, groups, sum);
+    add_tile<R, Tile>(tile_at(column, g), x + g, ldx, sum);
   }
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++) output.store(sum[r], out + r * ldo);
 }
 
-// R rows with some unpacked tiles; their sums so far are in memory.
-template <int R, typename Tile>
-void add_tiles(const UnpackedTile<Tile>* tiles, int count, const ActivationGroup* x, int64_t groups,
-               __m512* sums) {
-  __m512 sum[R];
-#pragma GCC unroll 12
-  for (int r = 0; r < R; r++) sum[r] = sums[r];
-  for (int t = 0; t < count; t++) add_tile<R, Tile>(tiles[t], x + t, groups, sum);
-#pragma GCC unroll 12
-  for (int r = 0; r < R; r++) sums[r] = sum[r];
-}
-
-// Up to kPanelRows rows with a column: each tile is unpacked once for all.
-template <typename Tile>
-void multiply_panel(const Tile* column, int64_t groups, const Rows& rows, const Output& output, float* out) {
-  UnpackedTile<Tile> tiles[kPanelTiles];
-  __m512 sums[kPanelRows];
-  for (int64_t r = 0; r < rows.count; r++) sums[r] = _mm512_setzero_ps();
-  for (int64_t g = 0; g < groups; g += kPanelTiles) {
-    const auto count = static_cast<int>(groups - g < kPanelTiles ? groups - g : kPanelTiles);
-    for (int t = 0; t < count; t++) {
-      prefetch(column, g + t);
-      unpack(tile_at(column, g + t), tiles[t]);
-    }
-    for_each_block(rows.count, [&](int64_t first, auto block) {
-      add_tiles<block.kRows>(tiles, count, rows.x + first * groups + g, groups, sums + first);
-    });
-  }
-  for (int64_t r = 0; r < rows.count; r++) output.store(sums[r], out + r * rows.ldo);
-}
-
-// Up to kPanelRows rows with all columns.
-template <typename Tile>
-void multiply_rows_or_panel(const Columns& columns, const Rows& rows) {
-  const int64_t groups = columns.groups;
-  const auto* column = static_cast<const Tile*>(columns.tiles);
-  for (int64_t n = 0; n < columns.outputs; n += kTileOutputs, column += groups / Tile::kTiles) {
-    const Output output = output_of(columns, n);
-    if (rows.count > kBlockRows) {
-      multiply_panel(column, groups, rows, output, rows.out + n);
-      continue;
-    }
-    for_each_block(rows.count, [&](int64_t first, auto block) {
-      multiply_rows<block.kRows>(column, groups, rows.x + first * groups, output,
-                                 rows.out + first * rows.ldo + n, rows.ldo);
-    });
-  }
-}
-
+// All rows with all columns: a block of rows stays in the nearest caches while the columns go by. A tile is
+// unpacked anew for each block, which costs a tenth of the block's multiplications; keeping unpacked tiles
+// for many rows instead made those rows pass by for each column, from further away: 5 to 25 % slower (Q4_1,
+// Q4_K, Q5_0 at 16 to 512 rows).
 template <typename Tile>
 void multiply(const Columns& columns, const Rows& rows) {
-  for (int64_t first = 0; first < rows.count; first += kPanelRows) {
-    const int64_t left = rows.count - first;
-    multiply_rows_or_panel<Tile>(columns,
-                                 {rows.x + first * columns.groups, left < kPanelRows ? left : kPanelRows,
-                                  rows.out + first * rows.ldo, rows.ldo});
-  }
+  for_each_block(rows.count, [&](int64_t first, auto block) {
+    const auto* column = static_cast<const Tile*>(columns.tiles);
+    for (int64_t n = 0; n < columns.outputs; n += kTileOutputs, column += columns.groups / Tile::kTiles) {
+      multiply_rows<block.kRows>(column, columns.groups, rows.x + first * rows.ldx, rows.ldx,
+                                 output_of(columns, n), rows.out + first * rows.ldo + n, rows.ldo);
+    }
+  });
 }
 
 struct Bf16 {

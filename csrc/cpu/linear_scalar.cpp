@@ -113,7 +113,7 @@ void multiply(const Columns& columns, const Rows& rows) {
     for (int64_t n = 0; n < columns.outputs; n++) {
       const auto* tiles = static_cast<const Tile*>(columns.tiles) + n / kTileOutputs * column_tiles;
       const float sum =
-          dot_product(tiles, rows.x + r * columns.groups, columns.groups, static_cast<int>(n % kTileOutputs));
+          dot_product(tiles, rows.x + r * rows.ldx, columns.groups, static_cast<int>(n % kTileOutputs));
       const float bias = columns.bias != nullptr ? columns.bias[n] : 0.0f;
       rows.out[r * rows.ldo + n] = sum * columns.unit[n] + bias;
     }

@@ -9,7 +9,7 @@ namespace picert::cpu {
 namespace {
 
 size_t bytes_of(int64_t rows, int64_t cols, Precision precision) {
-  return static_cast<size_t>(rows * num_parts(precision) * num_groups(cols)) * sizeof(ActivationGroup);
+  return static_cast<size_t>(rows * num_parts(precision) * group_stride(cols)) * sizeof(ActivationGroup);
 }
 
 // Into `rest` what the codes of `first` left of x[cols].
@@ -49,12 +49,12 @@ void quantize(const Worker& worker, Isa isa, const float* x, int64_t ldx, int64_
     out.impl->ldx = ldx;
   }
   const QuantizeRow quantize_row = linear_kernels(isa).quantize_row;
-  const int64_t groups = num_groups(cols);
+  const int64_t stride = group_stride(cols);
   const auto [begin, end] = worker.share(rows);
   for (int64_t r = begin; r < end; r++) {
-    auto* into = out.impl->groups.as<ActivationGroup>() + r * parts * groups;
+    auto* into = out.impl->groups.as<ActivationGroup>() + r * parts * stride;
     quantize_row(x + r * ldx, cols, into);
-    if (parts == 2) quantize_rest(quantize_row, x + r * ldx, cols, into, into + groups);
+    if (parts == 2) quantize_rest(quantize_row, x + r * ldx, cols, into, into + stride);
   }
 }
 

@@ -137,7 +137,8 @@ struct Columns {
 
 // The rows that a kernel multiplies with columns.
 struct Rows {
-  const ActivationGroup* x;  // [count, groups]
+  const ActivationGroup* x;  // [count, groups], row stride ldx groups
+  int64_t ldx;
   int64_t count;
   float* out;  // [count, outputs], row stride ldo
   int64_t ldo;

@@ -42,7 +42,7 @@ Product multiply(const PackedMatrix& weight, Isa isa, ThreadPool& pool, const fl
     for (int64_t i = n; i < ldo; i++) EXPECT(row[i] == untouched, "row %d was written past its end", int(r));
   }
   const auto* groups = activations.impl->groups.as<ActivationGroup>();
-  product.groups.assign(groups, groups + m * num_groups(k));
+  product.groups.assign(groups, groups + m * group_stride(k));
   return product;
 }
 
@@ -50,7 +50,7 @@ Product multiply(const PackedMatrix& weight, Isa isa, ThreadPool& pool, const fl
 double seen(const Product& product, const std::vector<float>& x, bool exact, int64_t cols, int64_t r,
             int64_t k) {
   if (exact) return x[static_cast<size_t>(r * cols + k)];
-  const ActivationGroup& group = product.groups[static_cast<size_t>(r * num_groups(cols) + k / 32)];
+  const ActivationGroup& group = product.groups[static_cast<size_t>(r * group_stride(cols) + k / 32)];
   return static_cast<double>(group.scale) * group.codes[k % 32];
 }
 
@@ -240,7 +240,7 @@ void activations_are_rounded_to_the_nearest_code() {
       pool.run([&](const Worker& worker) { quantize(worker, isa, x.data(), cols, rows, cols, out); });
       for (int64_t i = 0; i < rows * groups; i++) {
         const int64_t first = i % groups * 32;
-        check_group(out.impl->groups.as<ActivationGroup>()[i],
+        check_group(out.impl->groups.as<ActivationGroup>()[i / groups * group_stride(cols) + i % groups],
                     &x[static_cast<size_t>(i / groups * cols + first)],
                     int(std::min<int64_t>(32, cols - first)));
       }

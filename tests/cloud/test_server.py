@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
@@ -125,6 +126,21 @@ async def test_answer_that_outlives_the_shutdown_is_cut_off_and_closed() -> None
         stop.set()
     assert service.num_closed == 1
     writer.close()
+
+
+async def test_pieces_of_a_stream_are_not_held_back_by_nagle() -> None:
+    with closing(bind("127.0.0.1", 0)) as listener:
+        made: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+        server = await asyncio.start_server(
+            lambda _, w: made.set_result(w.transport), sock=listener
+        )
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        accepted = (await asyncio.wait_for(made, WAIT_S)).get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+        (await made).close()
+        server.close()
+        await server.wait_closed()
 
 
 def test_port_in_use_is_refused_by_name() -> None:

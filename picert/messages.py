@@ -25,6 +25,9 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 # Bounds of what a peer may say are checked when it is decoded.
 Count = Annotated[int, Meta(ge=0, lt=2**40)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+# Bounds that no honest peer meets keep out what is no number: NaN passes every comparison else.
+Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]
+Duration = Annotated[float, Meta(ge=0, le=1e7)]
 BatchSize = Annotated[int, Meta(ge=1, le=4096)]
 
 
@@ -65,6 +68,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "from -2 to 2"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
             ("stop", all(self.stop), "strings that are not empty"),
+            ("logit_bias", all(abs(b) <= 1000 for b in self.logit_bias.values()), "within 1000"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
         )
         for name, ok, wanted in checks:
@@ -128,7 +132,7 @@ class ExpandJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     outline: tuple[str, ...]
     segments: tuple[Segment, ...]
     max_tokens: int  # per segment
-    deadline_s: float  # from receipt
+    deadline_s: Duration  # from receipt
     written: str = ""
     model: str | None = None  # None: the edge's own choice
     seed: int = 0
@@ -142,7 +146,7 @@ class AnswerJob(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     attempt: int
     messages: tuple[ChatMessage, ...]
     sampling: SamplingParams
-    deadline_s: float
+    deadline_s: Duration
     written: str = ""
     model: str | None = None
 
@@ -209,11 +213,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     trip.
     """
 
-    sent_at: float
+    sent_at: Moment
     num_running: Count
     num_waiting: Count
     kv_usage: Annotated[float, Meta(ge=0, le=1)]
-    rtt_s: Annotated[float, Meta(ge=0)] | None = None  # of the beat before
+    rtt_s: Duration | None = None  # of the beat before
 
 
 class TextDelta(msgspec.Struct, frozen=True, tag=True):
@@ -237,8 +241,8 @@ class Expansion(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prompt_tokens: int
     cached_tokens: int  # of the prompt, found in the prefix cache
     completion_tokens: int
-    mean_logprob: float
-    seconds: float
+    mean_logprob: Annotated[float, Meta(ge=-1e6, le=1)]
+    seconds: Duration
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -260,7 +264,7 @@ class Probe(msgspec.Struct, frozen=True, tag=True):
     """Who is there, and what time is it? The cloud answers with its own; no registration."""
 
     picert_version: str
-    unix_time: float
+    unix_time: Moment
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):

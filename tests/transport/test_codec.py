@@ -202,3 +202,14 @@ def test_field_name_of_a_peer_cannot_forge_a_line():
             decode([bytes((PROTOCOL_VERSION, number)), packed], LIMIT)
         assert caught.value.message.isprintable()
         assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("message", link_messages.ALL, ids=lambda m: type(m).__name__)
+def test_no_time_and_no_score_of_a_peer_is_no_number(message, number):
+    fields = msgspec.to_builtins(message)
+    names = [name for name, value in fields.items() if isinstance(value, float)]
+    for name in names:
+        body = pack({**fields, name: number})
+        with pytest.raises(ProtocolError, match=name):
+            decode(frames_of(type(message), body), LIMIT)

@@ -211,6 +211,17 @@ def _doctor_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, DOCTOR_FLAGS)
 
 
+def _top_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", default=_URL, help="of the cloud (default: %(default)s)")
+    parser.add_argument(
+        "--api-key", metavar="KEY", help="an admin key (default: $PICERT_ADMIN_API_KEY)"
+    )
+    parser.add_argument(
+        "--interval", type=float, default=1.0, metavar="SECONDS", help="(default: %(default)s)"
+    )
+    parser.add_argument("--once", action="store_true", help="look once and end")
+
+
 def _keygen_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="to write the secret key to; it must not exist")
 
@@ -308,6 +319,12 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
             "[flags]",
             _list_flags,
             "picert.commands.models:listing",
+        ),
+        "top": _Command(
+            "watch a running cloud: edges, queues, routes, rates",
+            "[flags]",
+            _top_flags,
+            "picert.commands.top:run",
         ),
         "keygen": _Command(
             "make the secret key of a cloud or an edge, and print its public key",

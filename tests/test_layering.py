@@ -94,6 +94,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "commands": {"rich", "msgspec"},
     "commands.flags": {"pydantic", "msgspec"},
     "commands.check": {"torch"},
+    "commands.top": {"rich", "httpx", "prometheus_client"},
     "cli": set(),
     "": set(),
 }

@@ -7,17 +7,19 @@ so that the rest of the extension runs on any x86-64 machine and the choice is m
 import platform
 from glob import glob
 
-from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext, has_flag
 from setuptools import setup
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 ISA_FLAGS = {
     "_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "_avx2_vnni.cpp": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "_avx512.cpp": [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
         *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
     ],
 }
+OPTIONAL_FLAGS = ["-mavxvnni"]  # GCC 11, Clang 12: without it that file serves like its neighbour
 
 
 class BuildExtension(build_ext):
@@ -25,11 +27,13 @@ class BuildExtension(build_ext):
 
     def build_extensions(self) -> None:
         compile_one = self.compiler._compile
+        unknown = {flag for flag in OPTIONAL_FLAGS if not has_flag(self.compiler, flag)}
 
         def compile_with_isa(obj: str, src: str, ext: str, *others: list[str]) -> None:
             cc_args, extra_postargs, pp_opts = others
             isa = [flag for end, flags in ISA_FLAGS.items() if src.endswith(end) for flag in flags]
-            compile_one(obj, src, ext, cc_args, [*extra_postargs, *isa], pp_opts)
+            known = [flag for flag in isa if flag not in unknown]
+            compile_one(obj, src, ext, cc_args, [*extra_postargs, *known], pp_opts)
 
         self.compiler._compile = compile_with_isa
         super().build_extensions()

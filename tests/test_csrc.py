@@ -20,6 +20,7 @@ THREAD = ("-fsanitize=thread",)
 SOURCES = ["thread_pool", "isa", "tensor", "blocks", "pack", "quantize", "linear", "linear_scalar"]
 ISA_FLAGS = {
     "linear_avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "linear_avx2_vnni": ["-mavx2", "-mfma", "-mf16c", "-mavxvnni"],
     "linear_avx512": [
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
         *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),

@@ -12,7 +12,7 @@ const AttentionKernels scalar::kAttention = kFunctions;
 const AttentionKernels& attention_kernels(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return avx512::kAttention;
-  if (isa == Isa::avx2) return avx2::kAttention;
+  if (isa != Isa::scalar) return avx2::kAttention;
 #endif
   (void)isa;
   return scalar::kAttention;

@@ -159,17 +159,15 @@ void bind_decoder(py::module_& module) {
       .def_property_readonly("kv_bytes", &Decoder::kv_bytes);
 }
 
-std::vector<std::string> supported_isas() {
+std::vector<std::string> isa_names() {
   std::vector<std::string> names;
-  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
-    if (isa <= best_isa()) names.emplace_back(isa_name(isa));  // each includes those before it
-  }
+  for (const Isa isa : supported_isas()) names.emplace_back(isa_name(isa));
   return names;
 }
 
 void bind_machine(py::module_& module) {
   module.def("best_isa", [] { return isa_name(best_isa()); }, "The largest instruction set of this CPU.");
-  module.def("supported_isas", &supported_isas, "All of this CPU, the best last.");
+  module.def("supported_isas", &isa_names, "All of this CPU, the best last.");
   module.def(
       "measure_bandwidth",
       [](int num_threads, size_t bytes) { return measure_bandwidth(num_threads, bytes, best_isa()); },

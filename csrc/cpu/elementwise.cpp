@@ -12,7 +12,7 @@ const Elementwise scalar::kElementwise = kFunctions;
 const Elementwise& elementwise(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return avx512::kElementwise;
-  if (isa == Isa::avx2) return avx2::kElementwise;
+  if (isa != Isa::scalar) return avx2::kElementwise;
 #endif
   (void)isa;
   return scalar::kElementwise;

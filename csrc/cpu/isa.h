@@ -2,15 +2,19 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace picert::cpu {
 
-enum class Isa { scalar, avx2, avx512 };  // avx512: F, BW, DQ, VL and VNNI
+// avx2: with FMA and F16C. avx2_vnni: and AVX-VNNI, which only linear layers use. avx512: F, BW, DQ, VL and
+// VNNI.
+enum class Isa { scalar, avx2, avx2_vnni, avx512 };
 
-// The best one that this CPU and operating system support.
+// Those that this CPU and operating system support, the best last.
+std::vector<Isa> supported_isas();
 Isa best_isa();
 
-// `name` is "scalar", "avx2", "avx512", or "" for PICERT_ISA's value or else the best. Throws
+// `name` is "scalar", "avx2", "avx2_vnni", "avx512", or "" for PICERT_ISA's value or else the best. Throws
 // std::invalid_argument for a name that is unknown or not supported here.
 Isa parse_isa(const std::string& name);
 

@@ -122,6 +122,7 @@ void linear_float(const Worker& worker, FloatColumnKernel kernel, const PackedMa
 const LinearKernels& linear_kernels(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return linear_kernels_avx512();
+  if (isa == Isa::avx2_vnni) return linear_kernels_avx2_vnni();
   if (isa == Isa::avx2) return linear_kernels_avx2();
 #else
   (void)isa;

@@ -37,6 +37,7 @@ struct LinearKernels {
 
 const LinearKernels& linear_kernels_scalar();
 const LinearKernels& linear_kernels_avx2();
+const LinearKernels& linear_kernels_avx2_vnni();
 const LinearKernels& linear_kernels_avx512();
 
 // The kernels of `isa`, which this CPU must support.

@@ -51,7 +51,7 @@ int64_t fp32_rounds(int64_t rounds, uint32_t* sink) {
 const LimitLoops& limit_loops(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return avx512::kLimitLoops;
-  if (isa == Isa::avx2) return avx2::kLimitLoops;
+  if (isa != Isa::scalar) return avx2::kLimitLoops;
 #endif
   (void)isa;
   return scalar::kLimitLoops;

@@ -47,6 +47,7 @@ template <typename Tile>  // TileU4, TileU4Min
 inline __m256i operand_of(const Tile& tile, int, int i, int half) {
   return nibble_operand(tile.nibbles, i, half);
 }
+inline __m256i operand_of(const TileU8& tile, int, int i, int half) { return load_half(tile.codes[i], half); }
 inline __m256i operand_of(const TileU5& tile, int, int i, int half) {
   return five_bit_operand(tile.nibbles, tile.fifth, i, half);
 }

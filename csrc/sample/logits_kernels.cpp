@@ -12,7 +12,7 @@ const LogitsKernels scalar::kLogitsKernels = kFunctions;
 const LogitsKernels& logits_kernels(cpu::Isa isa) {
 #if defined(__x86_64__)
   if (isa == cpu::Isa::avx512) return avx512::kLogitsKernels;
-  if (isa == cpu::Isa::avx2) return avx2::kLogitsKernels;
+  if (isa != cpu::Isa::scalar) return avx2::kLogitsKernels;
 #endif
   (void)isa;
   return scalar::kLogitsKernels;

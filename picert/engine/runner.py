@@ -108,7 +108,7 @@ class NativeOptions:
 
     threads: int = 1
     cpus: tuple[int, ...] = ()  # the processor of each thread; empty leaves them to the system
-    isa: str = ""  # forces "scalar", "avx2" or "avx512"
+    isa: str = ""  # forces "scalar", "avx2", "avx2_vnni" or "avx512"
     quantization: Literal["none", "q4", "q8"] = "none"  # of floating-point matrices
     kv_format: KvFormat = "fp16"
 

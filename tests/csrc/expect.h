@@ -64,13 +64,7 @@ inline int run_case(const std::vector<Case>& cases, int argc, char** argv) {
 inline const char* const kQuantizedTypes[] = {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"};
 inline const char* const kFloatTypes[] = {"F32", "F16", "BF16"};
 
-inline std::vector<picert::cpu::Isa> isas() {
-  using picert::cpu::Isa;
-  const Isa best = picert::cpu::best_isa();
-  if (best == Isa::avx512) return {Isa::scalar, Isa::avx2, Isa::avx512};
-  if (best == Isa::avx2) return {Isa::scalar, Isa::avx2};
-  return {Isa::scalar};
-}
+inline std::vector<picert::cpu::Isa> isas() { return picert::cpu::supported_isas(); }
 
 // Byte offsets in a block of its fp16 scales, which must be sane numbers while all other bytes may be
 // anything.

@@ -196,6 +196,9 @@ class CloudConfig(_Frozen):
     queue_timeout_s: float = Field(60.0, gt=0, description="a question may wait for its turn")
     max_num_requests: int = Field(256, ge=1, description="questions in flight; more are a 429")
     shutdown_timeout_s: float = Field(10.0, gt=0, description="seconds to finish in")
+    otlp_endpoint: str | None = Field(
+        None, description="send traces to this URL (extra otel), like http://HOST:4318/v1/traces"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -84,6 +84,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cloud.guard": {"starlette"},
     "cloud.door": {"starlette"},
     "cloud.admin": {"fastapi"},
+    "cloud.main": {"starlette"},
+    "cloud.tracing": {"opentelemetry", "starlette"},
     "cloud.metrics": {"fastapi", "prometheus_client"},
     "cloud.keys": {"pydantic"},
     "cloud.openai_request": {"pydantic", "pydantic_core", "msgspec"},
@@ -104,6 +106,7 @@ IMPORT_BY_NAME = {
     "picert/__init__.py": "public names load on first use: a client does not need torch",
     "picert/engine/runner.py": "the native runner has no use for torch, seconds and 200 MB",
     "picert/engine/torch_runner.py": "triton, for GPUs alone, is not made for all systems",
+    "picert/cloud/main.py": "OpenTelemetry is an extra, for those who send traces",
     "picert/commands/report.py": "matplotlib is an extra, and only this command needs it",
     "picert/cli.py": "--help must not wait for torch: a command's module loads when it is run",
 }

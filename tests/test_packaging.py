@@ -92,11 +92,17 @@ def test_wheel_is_of_this_version_and_for_these_pythons(wheel: zipfile.ZipFile) 
 
 
 def test_every_package_that_is_imported_is_required(wheel: zipfile.ZipFile) -> None:
-    names = {"zmq": "pyzmq", "starlette": "fastapi", "pydantic_core": "pydantic"}
+    names = {
+        "zmq": "pyzmq",
+        "starlette": "fastapi",
+        "pydantic_core": "pydantic",
+        "opentelemetry": "opentelemetry_sdk",
+    }
+    extras = tuple(f'extra == "{name}"' for name in ("gpu", "report", "otel"))
     required = {
         re.split("[^\\w.-]", line)[0].replace("-", "_").lower()
         for line in metadata(wheel).get_all("Requires-Dist", [])
-        if "extra ==" not in line or line.endswith(('extra == "gpu"', 'extra == "report"'))
+        if "extra ==" not in line or line.endswith(extras)
     }
     imported = {
         node.module.split(".")[0] if isinstance(node, ast.ImportFrom) else alias.name.split(".")[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from picert.engine.sequence import Output
@@ -41,6 +42,16 @@ class Counter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened to an answer, `at_s` after its acceptance."""
+
+    at_s: float
+    stage: Stage
+    index: int | None
+    edge: str | None
+
+
 class Draft:
     """One answer in the making. Single consumer, many producers, one event loop."""
 
@@ -49,6 +60,7 @@ class Draft:
         self.route: TakenRoute = "direct"
         self.reasons: list[str] = []
         self.reports: dict[int, SegmentReport] = {}
+        self.timeline: list[Moment] = []
         self.finish_reason: Literal["stop", "length"] = "stop"
         self.outcome = "cancelled"  # until it ended otherwise: a finish reason, or an error's code
         self.prompt_tokens = 0
@@ -69,6 +81,11 @@ class Draft:
         self._error: BaseException | None = None
 
     # --- time ---
+
+    @property
+    def first_text_s(self) -> float | None:
+        """When the first text was shown, in seconds since acceptance; None: not yet."""
+        return self._first_text_s
 
     @property
     def elapsed_s(self) -> float:
@@ -108,7 +125,10 @@ class Draft:
             self._outbox.put_nowait(TextDelta(self.request.request_id, index, 0, text))
 
     def note(self, stage: Stage, **fields: Any) -> None:
-        """Tell a caller who asked for progress what is going on."""
+        """Tell a caller who asked for progress what is going on, and keep when it was."""
+        if stage != "expand":  # a moment for each piece of text would be too many
+            index, edge = fields.get("index"), fields.get("edge")
+            self.timeline.append(Moment(self.elapsed_s, stage, index, edge))
         if self.request.progress:
             self._outbox.put_nowait(
                 Progress(request_id=self.request.request_id, stage=stage, **fields)

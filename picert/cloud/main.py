@@ -11,11 +11,16 @@ import gc
 import signal
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
+
+from starlette.types import ASGIApp
 
 from picert import __version__, hub
 from picert.cloud.admin import add_admin
 from picert.cloud.door import Door, open_door
+from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.health import health, wind_down
 from picert.cloud.http import HttpLimits, ServedModel, create_app
@@ -26,6 +31,7 @@ from picert.config import CloudConfig
 from picert.engine.engine import load_engine
 from picert.engine.generation_config import sampling_defaults
 from picert.engine.loop import EngineLoop
+from picert.errors import ConfigError
 from picert.log import configure, get_logger
 from picert.messages import SamplingParams
 from picert.pice.profile_file import profile_of
@@ -33,6 +39,24 @@ from picert.pice.prompts import load_prompts
 from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
+
+
+class Traces(Protocol):
+    """What is asked of `picert.cloud.tracing`, which is loaded only where traces are wanted."""
+
+    def record(self, draft: Draft) -> None:
+        """Make the spans of a question that has ended."""
+        ...
+
+    def traced(self, app: ASGIApp) -> ASGIApp:
+        """Let requests go on with their caller's trace."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
+
+
 OnReady = Callable[[str, str], None]  # HTTP URL, address for edges
 
 
@@ -67,6 +91,7 @@ async def _serve(
 ) -> int:
     """Everything that lives on the event loop, from the link to the last answer."""
     told, stop = _stop_on_signal(), asyncio.Event()
+    tracing = _tracing(config)
     profile = None
     if config.profile is not None:  # before there is anything to close
         identity = loop.engine.identity
@@ -77,6 +102,8 @@ async def _serve(
     service = CloudService(loop, pool, load_prompts(), config)
     if profile is not None:
         service.begin_with(profile)
+    if tracing is not None:
+        service.on_end = tracing.record
     following = asyncio.create_task(pool.serve())
     app = create_app(
         service,
@@ -92,7 +119,7 @@ async def _serve(
     )
     try:
         await serve(
-            *(door.guarded(app), door.listener),
+            *(door.guarded(app if tracing is None else tracing.traced(app)), door.listener),
             ready=lambda port: on_ready(door.url(port), link.address),
             stop=stop,
             options=ServerOptions(config.shutdown_timeout_s, door.tls),
@@ -102,6 +129,8 @@ async def _serve(
         await link.close()
         ending.cancel()
         await asyncio.gather(following, ending, return_exceptions=True)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 def _stop_on_signal() -> asyncio.Event:
@@ -109,3 +138,17 @@ def _stop_on_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+def _tracing(config: CloudConfig) -> Traces | None:
+    """Where traces go, if they are wanted. Raises ConfigError without the extra."""
+    if config.otlp_endpoint is None:
+        return None
+    try:
+        module = import_module("picert.cloud.tracing")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--otlp-endpoint needs {error.name}: pip install 'picert[otel]'"
+        ) from None
+    tracing: Traces = module.tracing_to(config.otlp_endpoint)
+    return tracing

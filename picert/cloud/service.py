@@ -57,6 +57,7 @@ class CloudService:
         self._config = config
         self._clock = clock
         self.tally = Tally()
+        self.on_end: Callable[[Draft], None] = lambda draft: None  # for traces
         self._quality = QualityTable()
         judge = Judge(Weights.of(config.policy), config.policy.confidence_floor, edges.calibrations)
         self._means = Means(
@@ -210,6 +211,7 @@ class CloudService:
                 await draft.close()
                 del self._drafts[request.request_id]
                 self.tally.end(draft.outcome, draft.elapsed_s)
+                self.on_end(draft)
                 logger.info("%s", draft, extra={"request_id": request.request_id})
 
     @property

@@ -4,8 +4,8 @@
     python tests/fuzz/fuzz.py --targets gguf,template --inputs 10000 --seed 3
 
 Each target takes sound inputs, damages them, and knows the few ways in which a damaged one may end.
-An input that ends otherwise, takes over a second or makes the process grow by over 256 MB is a
-find: it is printed whole, and repeated by its seed and number.
+An input that ends otherwise, takes over a second of the processor or makes the process grow by over
+256 MB is a find: it is printed whole, and repeated by its seed and number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from picert.models.gguf_header import read_header
 from picert.models.safetensors import read_folder
 from picert.transport.codec import decode, encode
 
-LIMIT_S = 1.0
+LIMIT_S = 1.0  # of the processor: a busy machine is not a fault
 LIMIT_MIB = 256.0
 LIMIT_BYTES = 1 << 20  # of a frame
 NASTY = tuple(n.to_bytes(8, "little") for n in (0, 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1))
@@ -207,13 +207,13 @@ def fuzz(target: Target, num_inputs: int, seed: int) -> str | None:
     for number in range(num_inputs):
         rng = random.Random(f"{seed} {target.name} {number}")
         data = damaged(rng.choice(target.seeds), rng)
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             target.read(data)
             problem = None
         except Exception as error:  # whatever a reader lets out is what is looked for
             problem = f"{type(error).__name__}: {error}"
-        if (took_s := time.perf_counter() - began) > LIMIT_S:
+        if (took_s := time.process_time() - began) > LIMIT_S:
             problem = f"{took_s:.1f} s"
         if (grown := _peak_mib() - began_mib) > LIMIT_MIB:
             problem = f"{grown:.0f} MiB more than before"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from picert.kernels.quant_weight import QuantWeight
+from picert.kernels.shared_prefix import SharedPrefixes
 
 Weight = Tensor | QuantWeight  # of a matrix: [out, in]
 
@@ -34,6 +35,7 @@ class AttentionMeta:
     max_query_len: int
     max_context_len: int
     num_decodes: int = 0  # at least so many sequences at the front have one token in the step
+    shared_prefixes: SharedPrefixes | None = None  # that sequences with one query begin with
 
 
 class Ops(Protocol):

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from picert.kernels import paged_prefill, quant_linear, rms_norm, rope, sample, silu_mul, store_kv
+from picert.kernels import (
+    combine_pieces,
+    paged_decode,
+    paged_prefill,
+    quant_linear,
+    rms_norm,
+    rope,
+    sample,
+    silu_mul,
+    store_kv,
+)
 from picert.kernels.launch import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -11,6 +21,9 @@ KERNELS: tuple[Kernel, ...] = (
     silu_mul.KERNEL,
     store_kv.KERNEL,
     paged_prefill.KERNEL,
+    paged_decode.SHARED,
+    paged_decode.DECODE,
+    combine_pieces.KERNEL,
     quant_linear.SKINNY,
     quant_linear.ADD_PARTS,
     quant_linear.TILED,

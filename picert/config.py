@@ -129,6 +129,12 @@ class PolicyConfig(_Frozen):
         "queue, to the edge longest unused; round_robin, least_loaded: in order of arrival, to the "
         "next edge in turn or to the one with the largest share of its places free",
     )
+    switch_slack_s: float = Field(
+        10.0, gt=0, description="in which edges shall be done with what waits, else a smaller model"
+    )
+    switch_dwell_s: float = Field(
+        10.0, ge=0, description="least time between two switches of an edge's model"
+    )
     aging_s: float = Field(2.0, ge=0, description="wait after which a job goes before longer lists")
     switching: bool = Field(True, description="the load decides which model an edge runs")
     ensemble: bool = Field(True, description="several candidates of a segment on idle edges")

@@ -61,6 +61,8 @@ void bind_lists_state(py::class_<DispatchLists>& lists) {
       .def_property_readonly("held", [](const DispatchLists& d) { return d.counters().held; })
       .def_property_readonly("overruns", [](const DispatchLists& d) { return d.counters().overruns; })
       .def("num_running", &DispatchLists::num_running, py::arg("edge"))
+      .def("running_s", &DispatchLists::running_s, py::arg("edge"), py::arg("now"))
+      .def("others_tokens_per_s", &DispatchLists::others_tokens_per_s, py::arg("edge"))
       .def("backlog_s", &DispatchLists::backlog_s, py::arg("now"))
       .def("self_check", &DispatchLists::self_check);
 }

@@ -190,6 +190,15 @@ double DispatchLists::backlog_s(double now) const {
   return tokens_per_s > 0 ? first_s + waiting / tokens_per_s : std::numeric_limits<double>::infinity();
 }
 
+double DispatchLists::others_tokens_per_s(EdgeId edge) const {
+  at(edge);
+  double sum = 0.0;
+  for (EdgeId id = 0; id < static_cast<EdgeId>(edges_.size()); ++id) {
+    if (id != edge && edges_[id].is_available) sum += edges_[id].tokens_per_s();
+  }
+  return sum;
+}
+
 std::array<int64_t, DispatchLists::kNumLists> DispatchLists::waiting_tokens() const {
   std::array<int64_t, kNumLists> tokens{};
   for (int32_t list = 0; list < kNumLists; ++list) tokens[list] = lists_[list].tokens;

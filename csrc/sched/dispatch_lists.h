@@ -77,6 +77,10 @@ class DispatchLists {
 
   // Seconds until the edges could begin another job of average length: what waits and runs over what they do.
   double backlog_s(double now) const;
+  // Seconds until what runs at an edge is done, as a mean over its places.
+  double running_s(EdgeId edge, double now) const { return at(edge).running_s(now); }
+  // What all available edges but one write with every place taken.
+  double others_tokens_per_s(EdgeId edge) const;
   int32_t num_waiting() const { return num_waiting_; }
   int32_t num_running(EdgeId edge) const { return at(edge).num_running(); }
   int32_t num_slots() const { return num_slots_; }  // of available edges

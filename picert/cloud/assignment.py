@@ -6,7 +6,9 @@ It holds what arrived and the deadline; where the job waits or runs is the pool'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+import msgspec
 
 from picert.errors import EdgeLost, PicertError
 from picert.messages import AnswerJob, ExpandJob, Expansion, Hello, TextDelta
@@ -82,3 +84,17 @@ class Assignment:
 def indices(job: Job) -> list[int]:
     """The segments of a job; a whole answer counts as segment 0."""
     return [segment.index for segment in job.segments] if isinstance(job, ExpandJob) else [0]
+
+
+def joined(jobs: Sequence[Job], deadline_s: float) -> Job:
+    """Several jobs of one request as one, whose segments are written one after the other."""
+    first = jobs[0]
+    if not isinstance(first, ExpandJob):
+        return first
+    expands = [job for job in jobs if isinstance(job, ExpandJob)]
+    return msgspec.structs.replace(
+        first,
+        outline=max((job.outline for job in expands), key=len),
+        segments=tuple(segment for job in expands for segment in job.segments),
+        deadline_s=deadline_s,
+    )

@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from picert.cloud.assignment import Assignment, AssignmentKey, Clock, Job
+from picert.cloud.assignment import Assignment, AssignmentKey, Clock, Job, joined
 from picert.cloud.breaker import Breaker
-from picert.cloud.seat import Seat
+from picert.cloud.seat import EdgeView, Seat
 from picert.config import PolicyConfig
 from picert.engine.stats import Histogram
 from picert.errors import (
@@ -39,22 +39,13 @@ from picert.pice.needs import NeedsEstimator
 from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
+from picert.pice.switching import ModelSwitch
 from picert.transport.events import PeerDraining, PeerJoined, PeerLeft, PeerMessage
 from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
 _MAX_GONE = 256  # names remembered, for whoever watches for edges that are missing
 _RECHECK_S = 0.25  # how often a choice to wait is looked at again
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeView:
-    """One registered edge, for whoever looks at the pool."""
-
-    name: str
-    is_available: bool  # alive, not on probation, not draining
-    slots: int  # jobs it runs at once
-    num_in_flight: int  # jobs it was given and has not finished
 
 
 class EdgePool:
@@ -70,7 +61,7 @@ class EdgePool:
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        policy = policy or PolicyConfig()
+        self._policy = policy = policy or PolicyConfig()
         self._link = link
         self._clock = clock
         self._rng = rng or random.Random()
@@ -80,6 +71,7 @@ class EdgePool:
             policy.discipline, policy.aging_s, groups=policy.uses("grouping")
         )
         self._needs = NeedsEstimator()
+        self.switches: Counter[str] = Counter()  # of edges' models, by direction
         self.calibrations = Calibrations()  # of the models that edges brought
         self.expansion_s = Histogram()  # at their edges, as these tell
         self._gone: dict[str, None] = {}  # names that left, latest last
@@ -125,7 +117,7 @@ class EdgePool:
             EdgeView(
                 name=name,
                 is_available=self._is_available(name, seat),
-                slots=seat.hello.slots,
+                slots=seat.slots,
                 num_in_flight=self._dispatcher.num_in_flight(name),
             )
             for name, seat in self._seats.items()
@@ -147,12 +139,8 @@ class EdgePool:
             {
                 "name": name,
                 "state": self._link.state(name),
-                "draining": seat.is_draining,
-                "breaker": seat.breaker.state,
+                **seat.describe(),
                 "available": self._is_available(name, seat),
-                "version": seat.hello.picert_version,
-                "models": [model.name for model in seat.hello.models],
-                "slots": seat.hello.slots,
                 "in_flight": self._dispatcher.num_in_flight(name),
             }
             for name, seat in self._seats.items()
@@ -242,6 +230,7 @@ class EdgePool:
         """Give waiting jobs to edges while that is worth it. One that no edge can take any more
         ends."""
         self._note_available()
+        self._switch_models()
         while pulled := self._dispatcher.pull(self._clock()):
             edge, groups = pulled
             for group in groups:
@@ -257,6 +246,21 @@ class EdgePool:
                 seat.was_available = is_available
                 self._dispatcher.set_available(name, is_available)
 
+    def _switch_models(self) -> None:
+        """Let each edge that holds several models run what the load asks for."""
+        for name, seat in self._seats.items():
+            if seat.switch is None:
+                continue
+            now, link_s = self._clock(), seat.link_s(self._link)
+            paces = {model: seat.pace_with(model, link_s) for model in seat.speeds}
+            done_s = {m: self._dispatcher.done_s(name, pace, now) for m, pace in paces.items()}
+            switch = seat.switch.decide(done_s, now)
+            if switch is not None:
+                seat.model = switch.model
+                self._dispatcher.set_pace(name, paces[switch.model])
+                self.switches[switch.direction] += 1
+                logger.info("edge %s runs %s now: %s", name, switch.model, switch.reason)
+
     async def _send(self, group: Sequence[Assignment], edge: str) -> None:
         """Tell `edge` of one group, as one job; each of its assignments has the time of those
         before it and its own."""
@@ -267,7 +271,7 @@ class EdgePool:
         for assignment in group:
             deadline_s += assignment.job.deadline_s
             assignment.begin(edge, seat.hello, model, deadline_s)
-        job = _joined([assignment.job for assignment in group], deadline_s)
+        job = joined([assignment.job for assignment in group], deadline_s)
         try:
             await self._link.send(edge, msgspec.structs.replace(job, model=model))
         except PicertError as error:
@@ -325,7 +329,10 @@ class EdgePool:
         self._gone.pop(name, None)
         seat = self._seats[name] = Seat(hello, Breaker(self._clock, self._rng))
         pace = seat.pace(seat.link_s(self._link))
-        self._dispatcher.add_edge(name, hello.slots, hello.kv_tokens, pace)
+        self._dispatcher.add_edge(name, seat.slots, seat.kv_tokens, pace)
+        if len(hello.models) > 1 and self._policy.uses("switching"):
+            policy = self._policy
+            seat.switch = ModelSwitch(seat.by_size, policy.switch_slack_s, policy.switch_dwell_s)
         for model in hello.models:
             if model.calibration is not None:
                 self.calibrations.set(model.name, model.calibration)
@@ -379,17 +386,3 @@ class EdgePool:
         """It may be given a job now."""
         is_alive = self._link.state(name) == "alive"
         return is_alive and not seat.is_draining and seat.breaker.allows()
-
-
-def _joined(jobs: Sequence[Job], deadline_s: float) -> Job:
-    """Several jobs of one request as one, whose segments are written one after the other."""
-    first = jobs[0]
-    if not isinstance(first, ExpandJob):
-        return first
-    expands = [job for job in jobs if isinstance(job, ExpandJob)]
-    return msgspec.structs.replace(
-        first,
-        outline=max((job.outline for job in expands), key=len),
-        segments=tuple(segment for job in expands for segment in job.segments),
-        deadline_s=deadline_s,
-    )

@@ -59,9 +59,6 @@ class _ServiceCollector:
             "fallback", "Work done again or elsewhere", ("stage", "reason"), tally.fallbacks.items()
         )
         yield _counter("ensemble_wins", "Segments by whose text won", ("model",), _one(tally.wins))
-        yield _counter(
-            "model_switches", "Edges told to change models", ("reason",), _one(tally.switches)
-        )
         yield CounterMetricFamily(
             PREFIX + "cloud_tokens_saved",
             "Tokens of answers that the cloud did not write",
@@ -95,6 +92,12 @@ class _EdgesCollector:
         for label, count in self._pool.queue_depths().items():
             depth.add_metric([label], count)
         yield depth
+        yield _counter(
+            "model_switches",
+            "Times that an edge was given another model",
+            ("reason",),
+            _one(self._pool.switches),
+        )
         yield histogram_family(
             "expansion_seconds", "Of one segment at its edge", None, {"": self._pool.expansion_s}
         )

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from picert.cloud.breaker import Breaker
 from picert.messages import Expansion, Hello
 from picert.pice.dispatch import Pace
 from picert.pice.profile import SpeedProfile
+from picert.pice.switching import ModelSwitch
 from picert.transport.link import ServerLink
 
 _PROMPT_TOKENS = 256  # of a prompt whose mean speed stands for all
 
 
+@dataclass(frozen=True, slots=True)
+class EdgeView:
+    """One registered edge, for whoever looks at the pool."""
+
+    name: str
+    is_available: bool  # alive, not on probation, not draining
+    slots: int  # jobs it runs at once
+    num_in_flight: int  # jobs it was given and has not finished
+
+
 @dataclass(slots=True)
 class Seat:
-    """One registration; an edge that joins again gets a new one."""
+    """One registration; an edge that joins again gets a new one.
+
+    Each model has its even share of the edge's places, and one model is given jobs at a time.
+    """
 
     hello: Hello
     breaker: Breaker
     is_draining: bool = False
     was_available: bool = True  # what the dispatcher was told last
     model: str = ""  # that it runs for jobs that name none
+    switch: ModelSwitch | None = None  # where its models take turns
     speeds: dict[str, SpeedProfile] = field(default_factory=dict)  # one for each of its models
 
     def __post_init__(self) -> None:
@@ -29,7 +45,22 @@ class Seat:
         for model in self.hello.models:
             curve = curves.get(model.name)
             self.speeds[model.name] = SpeedProfile.of_curve(curve) if curve else SpeedProfile()
-        self.model = max(self.hello.models, key=lambda model: model.num_parameters).name
+        self.model = self.by_size[-1]
+
+    @property
+    def by_size(self) -> list[str]:
+        """Its models, smallest first."""
+        return [m.name for m in sorted(self.hello.models, key=lambda model: model.num_parameters)]
+
+    @property
+    def slots(self) -> int:
+        """Jobs that one of its models runs at once."""
+        return max(1, self.hello.slots // len(self.hello.models))
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that one of its models keeps."""
+        return self.hello.kv_tokens // len(self.hello.models)
 
     @property
     def speed(self) -> SpeedProfile:
@@ -43,7 +74,22 @@ class Seat:
 
     def pace(self, link_s: float) -> Pace:
         """Its speed as the dispatcher takes it."""
-        return pace_of(self.speed, self.hello.slots, link_s)
+        return self.pace_with(self.model, link_s)
+
+    def pace_with(self, model: str, link_s: float) -> Pace:
+        """The same with another of its models."""
+        return pace_of(self.speeds[model], self.slots, link_s)
+
+    def describe(self) -> dict[str, Any]:
+        """For those who look after edges."""
+        return {
+            "draining": self.is_draining,
+            "breaker": self.breaker.state,
+            "version": self.hello.picert_version,
+            "models": [model.name for model in self.hello.models],
+            "model": self.model,
+            "slots": self.slots,
+        }
 
     def observe(self, expansion: Expansion, model: str, num_running: int) -> None:
         """An expansion of `model` ended, of `num_running` at once."""

@@ -114,6 +114,7 @@ class Dispatcher(Generic[Item]):
         self._waiting: dict[Hashable, set[int]] = {}  # request -> its groups that may be merged
         self._grown: dict[Hashable, None] = {}  # requests with new ones among them, in order
         self._mean_pace: Pace | None = None  # of all edges; None: to be found anew
+        self._newest = JobNeeds(0, 0, 0, 0)  # of the item pushed last
         self._next = 0
 
     # --- edges ---
@@ -160,6 +161,7 @@ class Dispatcher(Generic[Item]):
 
     def push(self, item: Item, ticket: Ticket, now: float) -> None:
         """An item waits from now on."""
+        self._newest = ticket.needs
         last = ticket.place.index if ticket.place else 0
         self._group_of[item] = self._add(_Group(ticket, [item], ticket.needs, now, last))
 
@@ -220,6 +222,16 @@ class Dispatcher(Generic[Item]):
     def backlog_s(self, now: float) -> float:
         """Predicted seconds until an edge could begin what is pushed now; infinite without one."""
         return self._core.backlog_s(now)
+
+    def done_s(self, name: str, pace: Pace, now: float) -> float:
+        """Predicted seconds until what waits is done, if an edge goes on at `pace` when what it
+        runs has ended: its part of the waiting tokens, then one job like the newest."""
+        edge, newest = self._edges[name], self._newest
+        own = edge.slots / pace.step(edge.slots)
+        waiting = sum(self._core.waiting_tokens)
+        share_s = waiting / (own + self._core.others_tokens_per_s(edge.number))
+        job_s = newest.prompt_tokens * pace.read_s + newest.tokens * pace.step(edge.slots)
+        return self._core.running_s(edge.number, now) + share_s + pace.link_s + job_s
 
     def self_check(self) -> None:
         """Recompute every table. Raises AssertionError or RuntimeError where one differs."""

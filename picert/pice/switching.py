@@ -1,27 +1,82 @@
-"""Which of its models an edge should run for a job."""
+"""Which of its models an edge should run now: large ones while there is time, small ones when not.
+
+A pure decision over predictions and a clock that are passed in. Jobs that run keep their model, so
+a switch never cuts one; it counts for those that are given out after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from picert.errors import ModelNotFound
-from picert.messages import ModelInfo
-from picert.pice.needs import EdgeJob
+from picert.errors import ConfigError
+
+_UP_SHARE = 0.5  # of the slack that a larger model may need: the gap keeps a level load in place
 
 
-def choose_model(job: EdgeJob, models: Sequence[ModelInfo]) -> str:
-    """The name of the model for `job` at an edge that holds `models`: the one the job names, else
-    the largest.
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What to run from now on, and why."""
 
-    Raises ModelNotFound if the edge does not hold the named one, or holds none.
+    model: str
+    direction: Literal["up", "down"]
+    reason: str
+
+
+class ModelSwitch:
+    """The model of one edge, over time.
+
+    It runs the largest that is predicted to be done with what waits within `slack_s`. Down is when
+    the one that runs would not be, up when a larger one would in half of that; and never again
+    within `dwell_s` of the last switch.
     """
-    names = [model.name for model in models]
-    if job.model is not None:
-        if job.model in names:
-            return job.model
-        raise ModelNotFound(
-            f"the edge has no model {job.model!r}, it has {', '.join(names) or 'none'}"
-        )
-    if not models:
-        raise ModelNotFound("the edge holds no model")
-    return max(models, key=lambda model: model.num_parameters).name
+
+    def __init__(self, by_size: Sequence[str], slack_s: float, dwell_s: float) -> None:
+        """`by_size`: the models, smallest first; the largest is where it begins. Raises ConfigError
+        if there is none."""
+        if not by_size:
+            raise ConfigError("an edge holds no model: give it at least one")
+        self._by_size = tuple(by_size)
+        self._slack_s = slack_s
+        self._dwell_s = dwell_s
+        self._at = len(by_size) - 1
+        self._last_switch: float | None = None
+
+    @property
+    def model(self) -> str:
+        """What new jobs are given to."""
+        return self._by_size[self._at]
+
+    def decide(self, done_s: Mapping[str, float], now: float) -> Switch | None:
+        """Whether to switch. `done_s`: for each model the seconds until what waits would be done if
+        it were run, its own loading among them; one that is missing cannot be run.
+        """
+        if self._last_switch is not None and 0 <= now - self._last_switch < self._dwell_s:
+            return None
+        current_s = done_s.get(self.model, float("inf"))
+        if current_s > self._slack_s:
+            return self._go_down(done_s, current_s, now)
+        for at in range(len(self._by_size) - 1, self._at, -1):
+            needed_s = done_s.get(self._by_size[at], float("inf"))
+            if needed_s <= _UP_SHARE * self._slack_s:
+                reason = f"it would be done in {needed_s:.1f} of {self._slack_s:g} s"
+                return self._go(at, "up", reason, now)
+        return None
+
+    def _go_down(self, done_s: Mapping[str, float], current_s: float, now: float) -> Switch | None:
+        """To the largest of the smaller ones that is in time, else to the one that is done first;
+        not to one that would be no sooner."""
+        smaller = [at for at in range(self._at) if self._by_size[at] in done_s]
+        in_time = [at for at in smaller if done_s[self._by_size[at]] <= self._slack_s]
+        soonest = min(smaller, key=lambda at: done_s[self._by_size[at]], default=None)
+        at = max(in_time) if in_time else soonest
+        if at is None or done_s[self._by_size[at]] >= current_s:
+            return None
+        reason = f"{self.model} would need {current_s:.1f} s for what waits, not {self._slack_s:g}"
+        return self._go(at, "down", reason, now)
+
+    def _go(self, at: int, direction: Literal["up", "down"], reason: str, now: float) -> Switch:
+        self._at = at
+        self._last_switch = now
+        return Switch(self.model, direction, reason)

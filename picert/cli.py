@@ -244,6 +244,12 @@ def _profile_flags(parser: argparse.ArgumentParser) -> None:
         default="picert-profile.json",
         help="what other models it holds stays in it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--train-heads",
+        metavar="FILE",
+        help='also let it answer these questions (JSON lines with "question") and learn from that '
+        "what suits a sketch and how long answers are; for a cloud's model, takes minutes",
+    )
     add_flags(parser, GENERATE_FLAGS)
 
 

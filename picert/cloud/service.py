@@ -26,6 +26,7 @@ from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
 from picert.pice.ensemble import Judge, Weights
 from picert.pice.features import read_request
+from picert.pice.heads import Heads
 from picert.pice.length import LengthPredictor
 from picert.pice.policy import Plan, job_deadline_s, plan
 from picert.pice.price import BacklogPrice
@@ -63,6 +64,7 @@ class CloudService:
         self._means = Means(
             edges, self._writer, prompts, config.policy, self._quality, judge, self.tally
         )
+        self._heads: Heads | None = None
         self._lengths = LengthPredictor()
         self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
         self.admission = Admission(config.max_num_requests, self.tally.refused)
@@ -71,6 +73,9 @@ class CloudService:
     def begin_with(self, profile: ModelProfile) -> None:
         """Predict from what was measured of the cloud's model; to be called before any answer."""
         self._writer.speed = profile.speed()
+        self._heads = profile.heads
+        if profile.heads is not None:
+            self._lengths = LengthPredictor(profile.heads.tokens)
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
         """The path of a request: text in order, then one Done; or a PicertError. Closing the
@@ -163,7 +168,7 @@ class CloudService:
         """Choose the route, from the wording, the predicted length and the load."""
         request = draft.request
         draft.prompt_tokens = self._writer.count_prompt(request.messages)
-        features = read_request(request, draft.prompt_tokens, self._lengths)
+        features = read_request(request, draft.prompt_tokens, self._lengths, self._heads)
         policy, writer = self._config.policy, self._writer
         load = replace(
             self._edges.load(writer.num_running),

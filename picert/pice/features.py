@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from picert.messages import ChatMessage, Request
+from picert.pice.heads import Heads
 from picert.pice.length import LengthPredictor, requested_points
 from picert.pice.policy import PlanInput
 from picert.pice.router import suitability
@@ -22,13 +23,15 @@ _NEUTRAL_SYSTEM = re.compile(
 )
 
 
-def read_request(request: Request, prompt_tokens: int, lengths: LengthPredictor) -> PlanInput:
-    """Everything `plan` wants to know of `request`."""
+def read_request(
+    request: Request, prompt_tokens: int, lengths: LengthPredictor, heads: Heads | None = None
+) -> PlanInput:
+    """Everything `plan` wants to know of `request`; `heads` are of the cloud's own model."""
     last = request.messages[-1] if request.messages else None
     question = last.content if last is not None and last.role == "user" else ""
     return PlanInput(
         question=question,
-        suitability=suitability(question),
+        suitability=heads.suitability(question) if heads else suitability(question),
         length=lengths.predict(question),
         prompt_tokens=prompt_tokens,
         max_tokens=request.sampling.max_tokens,

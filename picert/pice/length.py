@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import exp, log
 
 from picert.pice.router import QuestionClass, classify, is_one_fact
 
 _WINDOW = 64  # answers remembered per kind of question
+_BIAS_RATE = 0.05  # weight of a new answer
 _MIN_SAMPLES = 5  # below this many the prior speaks
 _WORD_BINS = (12, 40, 120)  # upper ends, in words of the question
 _TOKENS_PER_WORD = 1.4
@@ -64,17 +67,23 @@ def requested_points(question: str) -> int | None:
 
 
 class LengthPredictor:
-    """Running quantiles of answer lengths per question class and prompt-length bin."""
+    """Running quantiles of answer lengths per question class and prompt-length bin; or a trained
+    head (median and ninth decile of a question's answer), moved by how far it was off lately."""
 
-    def __init__(self) -> None:
+    def __init__(self, trained: Callable[[str], tuple[float, float]] | None = None) -> None:
+        self._trained = trained
+        self._bias = 0.0  # mean of log(true / predicted) of the head
         self._seen: dict[tuple[QuestionClass, int, bool], deque[int]] = {}
 
     def predict(self, question: str) -> LengthForecast:
-        """Forecast for `question`: an explicit cue in it wins, then what was observed of its kind,
-        then a prior."""
+        """Forecast for `question`: an explicit cue in it wins, then the head, if there is one; then
+        what was observed of its kind, then a prior."""
         cued = _cued_length(question)
         if cued is not None:
             return LengthForecast(cued, max(cued + 8, cued * 3 // 2))
+        if self._trained is not None:
+            p50, p90 = (max(1, round(n * exp(self._bias))) for n in self._trained(question))
+            return LengthForecast(p50, p90)
         seen = self._seen.get(_kind(question), ())
         if len(seen) >= _MIN_SAMPLES:
             ordered = sorted(seen)
@@ -89,6 +98,9 @@ class LengthPredictor:
         question decided says nothing of its kind and is left out."""
         if tokens < 1 or _cued_length(question) is not None or _BRIEF.search(question.casefold()):
             return
+        if self._trained is not None:
+            error = log(tokens / max(1.0, self._trained(question)[0]))
+            self._bias += _BIAS_RATE * (min(max(error, -1.0), 1.0) - self._bias)
         self._seen.setdefault(_kind(question), deque(maxlen=_WINDOW)).append(tokens)
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from picert.errors import ConfigError
 from picert.messages import Calibration, SpeedCurve
+from picert.pice.heads import Heads
 from picert.pice.profile import Point, SpeedProfile, curve_of
 
 _VERSION = 1
@@ -23,6 +24,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefill: tuple[Point, ...]
     decode: tuple[Point, ...]
     calibration: Calibration | None = None  # of the texts that it expands
+    heads: Heads | None = None  # trained on its answers
 
     def speed(self) -> SpeedProfile:
         """The tables, ready to be corrected by what real texts take."""

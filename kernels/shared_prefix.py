@@ -61,8 +61,12 @@ class SharedPrefixes:
 
     def to(self, device: torch.device) -> SharedPrefixes:
         """The same there."""
-        tensors = (x.to(device, non_blocking=True) for x in (self.runs, self.members, self.covered))
-        return SharedPrefixes(*tensors, self.bounds)
+        return SharedPrefixes(
+            runs=self.runs.to(device, non_blocking=True),
+            members=self.members.to(device, non_blocking=True),
+            covered=self.covered.to(device, non_blocking=True),
+            bounds=self.bounds,
+        )
 
     def padded(self, bounds: Bounds) -> SharedPrefixes:
         """With runs of nothing up to those sizes, as a captured launch wants it.
@@ -160,4 +164,9 @@ def _tensors(runs: list[_Run], num_seqs: int, block_size: int) -> SharedPrefixes
         pieces_of_run=max(run.num_pieces for run in runs),
         runs_of_sequence=max(run.depth for run in runs),
     )
-    return SharedPrefixes(*map(torch.from_numpy, (table, members, covered)), bounds)
+    return SharedPrefixes(
+        runs=torch.from_numpy(table),
+        members=torch.from_numpy(members),
+        covered=torch.from_numpy(covered),
+        bounds=bounds,
+    )

@@ -46,6 +46,7 @@ CASES = ("overhead", "crowd", "restart")
 READY = re.compile(r"picert-cloud ready: http://([\d.]+):(\d+) edges: (\S+)")
 QUESTION = "What helps with stress?"
 NUM_TOKENS = 16
+IDLE_S = 3.0  # servers close connections on which nothing is asked
 WARM_UP = 0.25  # of a crowd's time, before memory counts
 MANY = str(1 << 14)
 CROWD_FLAGS = (
@@ -151,20 +152,23 @@ async def bare(model: str, rate: float, seconds: float) -> list[float]:
 
 async def over_http(net: Served, route: str, rate: float, seconds: float) -> list[float]:
     """Seconds of each answer of the cloud, on connections that are kept."""
-    idle: list[Connection] = []
+    clock = asyncio.get_running_loop().time
+    idle: list[tuple[Connection, float]] = []
 
     async def ask() -> float:
-        connection = idle.pop() if idle else await Connection(net.host, net.port).__aenter__()
+        connection, left_at = idle.pop() if idle else (Connection(net.host, net.port), 0.0)
+        if clock() - left_at > IDLE_S:
+            connection = await Connection(net.host, net.port).__aenter__()
         reply = await connection.post(net.body(route))
         assert reply.status == 200, reply
         assert reply.is_whole, reply
-        idle.append(connection)
+        idle.append((connection, clock()))
         return reply.total_s
 
     try:
         return await arrivals(rate, seconds, ask)
     finally:
-        for connection in idle:
+        for connection, _ in idle:
             await connection.__aexit__()
 
 

@@ -55,3 +55,36 @@ async def test_edges_are_back_within_three_seconds_of_a_restart_of_the_cloud_und
         assert len(answers) == 20
         assert statuses <= {200, 503}
         assert not [a for a in answers if not isinstance(a, httpx.Response)]
+
+
+async def test_ten_times_too_many_hear_200_or_429_and_the_next_is_served_at_once(
+    tmp_path: Path,
+) -> None:
+    body = {
+        "messages": [{"role": "user", "content": question(1)}],
+        "max_tokens": 2000,
+        "picert": {"route": "direct"},
+    }
+    limits = {"max_num_requests": 20}
+    async with network(tmp_path, 1, cloud_step_s=0.004, edge_step_s=0.004, **limits) as net:
+
+        async def ask() -> httpx.Response:
+            return await net.client.post("/v1/chat/completions", json=body)
+
+        answers = await asyncio.gather(*(ask() for _ in range(200)))
+        began = asyncio.get_running_loop().time()
+        last = await ask()
+        took_s = asyncio.get_running_loop().time() - began
+        edges = await net.report()
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 20
+    assert all(int(a.headers["retry-after"]) > 0 for a in answers if a.status_code == 429)
+    assert all(
+        a.json()["choices"][0]["message"]["content"] == whole(question(1))
+        for a in answers
+        if a.status_code == 200
+    )
+    assert last.status_code == 200
+    assert took_s < 5.0
+    assert not any(edge["in_flight"] for edge in edges)

@@ -85,7 +85,7 @@ def run_template(
     try:
         return "".join(template.generate(variables))
     except _Refused as refusal:
-        raise InvalidRequest(str(refusal), param="messages") from None
+        raise InvalidRequest(_one_line(refusal), param="messages") from None
     except Exception as error:  # a template is a program: it may raise anything
         raise ModelError(f"the chat template failed: {_one_line(error)}") from None
 
@@ -266,4 +266,4 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, _OverLimit) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, _OverLimit | _Refused) else f"{type(error).__name__}: {text}"

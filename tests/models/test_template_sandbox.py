@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from picert.errors import ModelError
+from picert.errors import InvalidRequest, ModelError
 from picert.models.template_sandbox import MAX_TEMPLATE_CHARS, compile_template, run_template
 
 HOSTILE = {
@@ -141,3 +141,11 @@ def test_operators_give_what_jinja_gives() -> None:
     assert run(source) == "a1None 8 abab [1, 2] x-3"
     assert run("{{ '{}:{}'.format(1, 'b') }} {{ ['a', 'b'] | join(', ') }}") == "1:b a, b"
     assert run("{{ ['b', 'a'] | sort | map('upper') | join }} {{ 7 % 4 }}") == "AB 3"
+
+
+def test_refusal_of_a_template_is_one_line() -> None:
+    code = compile_template("{{ raise_exception('no\\n' ~ 'such role' * 99) }}")
+    with pytest.raises(InvalidRequest, match="no such role") as caught:
+        run_template(code, {})
+    assert "\n" not in caught.value.message
+    assert caught.value.message.startswith("no such role")

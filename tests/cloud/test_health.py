@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import httpx
+import pytest
 from eventually import eventually
 from fake_engine import Clock, FakeRunner, fake_engine
 from scripted import ScriptedLink
@@ -125,6 +127,25 @@ async def test_drained_cloud_finishes_what_it_has_and_takes_nothing_new_until_it
         assert (await asking).status_code == 200
         assert (await cloudy.client.delete("/admin/drain")).json()["draining"] is False
         assert (await cloudy.ask()).status_code == 200
+
+
+async def test_no_question_and_no_answer_is_logged_even_at_debug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("picert").propagate = True
+    body = {**BODY, "messages": [{"role": "user", "content": "zebra crossing"}]}
+    async with cloud() as cloudy:
+        cloudy.runner.gate.release(10**6)
+        answer = await cloudy.client.post(CHAT, json=body)
+        refused = await cloudy.client.post(CHAT, json={**body, "temperature": "zebra"})
+        broken = await cloudy.client.post(CHAT, content=b"zebra {")
+    assert (answer.status_code, refused.status_code) == (200, 400)
+    assert broken.status_code in (400, 415)
+    text = answer.json()["choices"][0]["message"]["content"]
+    assert "direct in" in caplog.text  # the one line of a question is there
+    assert "zebra" not in caplog.text
+    assert text not in caplog.text
 
 
 async def test_edges_are_listed_and_drained_by_name() -> None:

@@ -87,6 +87,37 @@ def measure_grouping(num_segments: int, places: int, rounds: int) -> dict[str, o
     return row(f"group{num_segments}/{places}", seconds)
 
 
+def merge_tree_s(tokens: Sequence[int], step_s: Sequence[float], read_s: float) -> float:
+    """The obvious way to group: merge the shortest pair of neighbours again and again, keep the
+    level that is predicted to end soonest."""
+    groups = list(tokens)
+    best = float("inf")
+    while groups:
+        if len(groups) <= len(step_s):
+            best = min(best, len(groups) * read_s + max(groups) * step_s[len(groups) - 1])
+        if len(groups) == 1:
+            break
+        at = min(range(len(groups) - 1), key=lambda n: groups[n] + groups[n + 1])
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    return best
+
+
+def compare_grouping(num_cases: int) -> dict[str, object]:
+    """How much longer than ours the groups of a merge tree are predicted to take; ratios."""
+    rng = random.Random(1)
+    batcher = _C.SegmentBatcher()
+    ratios = []
+    for _ in range(num_cases):
+        tokens = [rng.randint(8, 200) for _ in range(rng.randint(2, 24))]
+        growth = rng.choice((0.0, 0.02, 0.1, 0.3))
+        step_s = [0.02 * (1 + growth * k) for k in range(rng.randint(1, 12))]
+        read_s = rng.choice((0.0, 0.05, 0.3, 1.0, 3.0))
+        batcher.group(tokens, step_s, read_s)
+        ratios.append(merge_tree_s(tokens, step_s, read_s) / batcher.seconds)
+    p50, p90, worst = (round(float(q), 3) for q in np.percentile(ratios, [50, 90, 100]))
+    return {"bench": "grouping", "case": "merge tree", "p50": p50, "p90": p90, "worst": worst}
+
+
 def measure_dispatch(num_edges: int, discipline: str, rounds: int) -> dict[str, object]:
     """Half of the places taken, ten thousand jobs waiting, edges of very different speed."""
     rng = random.Random(0)
@@ -148,7 +179,8 @@ def main() -> None:
         *(measure_dispatch(edges, "lists", args.steps) for edges in (1, 10, 100, 1000)),
         *(measure_dispatch(1000, name, args.steps) for name in ("fifo", "least_loaded")),
     ]
-    for result in rows:
+    quality = compare_grouping(2000)
+    for result in [*rows, quality] if args.json else rows:
         if args.json:
             print(
                 json.dumps({**result, **machine, "picert": picert.__version__, "commit": commit()})
@@ -158,6 +190,11 @@ def main() -> None:
                 f"{result['case']:>24}  p20/p50/p80 us "
                 f"{result['p20_us']:>7} {result['p50_us']:>7} {result['p80_us']:>7}"
             )
+    if not args.json:
+        print(
+            f"groups of a merge tree take {quality['p50']} (p50), {quality['p90']} (p90), "
+            f"{quality['worst']} (worst) times as long as ours"
+        )
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ of time and estimating all read these records, so that what was proven is what g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from picert.errors import ConfigError
+from picert.kernels.launch_table import TABLE, LaunchTable, Setting
 
 DTYPES = ("fp16", "bf16")  # of activations, as Triton spells them
 
@@ -83,11 +84,16 @@ class Kernel:
     dtypes: tuple[str, ...] = DTYPES
     has_wide_loads: bool = True  # 16 bytes a thread and load, where memory is the limit
     has_product: bool = False  # tensor cores must be used
+    table: LaunchTable = TABLE  # what of `configs` it names is launched as it says
     _by_name: dict[str, Config] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._by_name.update((config.name, config) for config in self.configs)
-        assert len(self._by_name) == len(self.configs), f"{self.name}: two configs share a name"
+        names = [config.name for config in self.configs]
+        assert len({*names}) == len(names), f"{self.name}: two configs share a name"
+        measured = self.table.of(self.name, names)
+        configs = tuple(_measured(config, measured.get(config.name)) for config in self.configs)
+        object.__setattr__(self, "configs", configs)  # frozen for everybody else
+        self._by_name.update(zip(names, configs, strict=True))
 
     def config(self, name: str) -> Config:
         """The configuration of that name. Raises ConfigError."""
@@ -104,3 +110,9 @@ class Kernel:
         self.function[grid](
             *args, **config.constants, num_warps=config.num_warps, num_stages=config.num_stages
         )
+
+
+def _measured(config: Config, setting: Setting | None) -> Config:
+    if setting is None:
+        return config
+    return replace(config, num_warps=setting.num_warps, num_stages=setting.num_stages)

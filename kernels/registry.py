@@ -14,6 +14,7 @@ from picert.kernels import (
     store_kv,
 )
 from picert.kernels.launch import Kernel
+from picert.kernels.launch_table import TABLE
 
 KERNELS: tuple[Kernel, ...] = (
     rms_norm.KERNEL,
@@ -29,3 +30,5 @@ KERNELS: tuple[Kernel, ...] = (
     quant_linear.TILED,
     sample.KERNEL,
 )
+
+TABLE.check_kernels(kernel.name for kernel in KERNELS)

@@ -87,6 +87,12 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
         self._ops = ops
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the weight."""
+        weight = self.weight
+        return weight.num_bytes if isinstance(weight, QuantWeight) else weight.nbytes
+
     def pack(self, weight: QuantWeight) -> None:
         """Take packed codes in place of the parameter."""
         del self.weight  # nn.Module lets a parameter be replaced by its like only
@@ -182,6 +188,13 @@ class Decoder(nn.Module):
         # Everywhere and in sliding layers. On the device from the start: a step copies nothing
         # there, which a captured one could not.
         self.frequencies: tuple[Frequencies, Frequencies]
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Of the matrices that a step reads: the embedding only where it makes the logits too."""
+        linears = [module for module in self.modules() if isinstance(module, Linear)]
+        is_read = self.config.tie_embeddings
+        return sum(x.num_bytes for x in linears if is_read or x is not self.embed)
 
     @torch.inference_mode()
     def forward(

@@ -8,8 +8,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
+
+from picert.kernels.shared_prefix import Bounds
 
 GraphT = TypeVar("GraphT")
 
@@ -25,6 +27,7 @@ class DecodeShape:
 
     num_seqs: int
     context_len: int  # tokens of the longest sequence, at most
+    shared: Bounds | None = None  # of what sequences begin with in common, at most
 
 
 class DecodeGraphs(Generic[GraphT]):
@@ -45,7 +48,9 @@ class DecodeGraphs(Generic[GraphT]):
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def shape_for(self, num_seqs: int, context_len: int) -> DecodeShape | None:
+    def shape_for(
+        self, num_seqs: int, context_len: int, shared: Bounds | None = None
+    ) -> DecodeShape | None:
         """The shape that such a step is filled up to; None where there is none so large."""
         at = bisect_left(_SEQS, num_seqs)
         if at == len(_SEQS) or context_len > self._max_context_len:
@@ -53,7 +58,8 @@ class DecodeGraphs(Generic[GraphT]):
         room = _SHORTEST_CONTEXT
         while room < context_len:
             room *= 2
-        return DecodeShape(_SEQS[at], min(room, self._max_context_len))
+        room = min(room, self._max_context_len)
+        return DecodeShape(_SEQS[at], room, None if shared is None else _doubling(shared))
 
     def graph(self, shape: DecodeShape) -> GraphT:
         """The captured step of that shape; raises what capturing raises."""
@@ -67,3 +73,10 @@ class DecodeGraphs(Generic[GraphT]):
     def clear(self) -> None:
         """Forget all: what they were captured over is not there any more."""
         self._graphs.clear()
+
+
+def _doubling(bounds: Bounds) -> Bounds:
+    """The next that have powers of two alone."""
+    return Bounds(
+        **{f.name: 1 << (getattr(bounds, f.name) - 1).bit_length() for f in fields(bounds)}
+    )

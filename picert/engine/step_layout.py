@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from picert.engine.batch import Int32Array, StepBatch
+from picert.kernels.shared_prefix import SharedPrefixes
 
 _ALIGNMENT = 32  # values: 128 bytes, more than any kernel asks of a pointer
 
@@ -22,10 +23,19 @@ class StepLayout:
     num_seqs: int
     num_logits: int
     table_len: int  # blocks in a row of the block tables
+    num_runs: int = 0  # of SharedPrefixes, 0 where nothing is shared
+    num_members: int = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of StepBatch's arrays that a decoder reads, in the order in which they lie."""
+        """Of StepBatch's arrays that a decoder reads, in the order in which they lie, and then of
+        SharedPrefixes'.
+        """
+        shared = {
+            "runs": (self.num_runs, 5),
+            "members": (self.num_members,),
+            "covered": (self.num_seqs, 2),
+        }
         return {
             "token_ids": (self.num_tokens,),
             "positions": (self.num_tokens,),
@@ -34,6 +44,7 @@ class StepLayout:
             "context_lens": (self.num_seqs,),
             "logits_indices": (self.num_logits,),
             "block_tables": (self.num_seqs, self.table_len),
+            **(shared if self.num_runs else {}),
         }
 
     @property
@@ -49,28 +60,38 @@ class StepLayout:
             at += _room(shape)
         return found
 
-    def write(self, batch: StepBatch, out: Int32Array) -> None:
-        """Put a batch of this layout's sizes into out[num_values].
+    def write(self, batch: StepBatch, shared: SharedPrefixes | None, out: Int32Array) -> None:
+        """Put a batch and what its decodes share into out[num_values].
 
-        Its block tables may be wider, with blocks that no sequence reaches, or narrower.
+        The batch has this layout's sizes, but its block tables may be wider, with blocks that no
+        sequence reaches, or narrower. Less may be shared than there is room for.
         """
         for name, (at, shape) in self.places().items():
             place = out[at : at + prod(shape)].reshape(shape)
-            values = getattr(batch, name)
             if name == "block_tables":
-                width = min(self.table_len, values.shape[1])
-                place[:, width:] = 0
-                place, values = place[:, :width], values[:, :width]
-            place[...] = values
+                _fill(place, batch.block_tables[:, : self.table_len])
+            elif name in ("runs", "members", "covered"):
+                _fill(place, None if shared is None else getattr(shared, name).numpy())
+            else:
+                place[...] = getattr(batch, name)
 
 
-def layout_of(batch: StepBatch, block_size: int) -> StepLayout:
-    """The smallest that holds the batch."""
+def _fill(place: Int32Array, values: Int32Array | None) -> None:
+    """`values` at the beginning of each axis, zeros behind them."""
+    place[...] = 0
+    if values is not None:
+        place[tuple(slice(size) for size in values.shape)] = values
+
+
+def layout_of(batch: StepBatch, shared: SharedPrefixes | None, block_size: int) -> StepLayout:
+    """The smallest that holds them."""
     return StepLayout(
         num_tokens=batch.num_tokens,
         num_seqs=batch.num_seqs,
         num_logits=len(batch.logits_indices),
         table_len=-(-int(batch.context_lens.max()) // block_size),
+        num_runs=0 if shared is None else shared.bounds.num_runs,
+        num_members=0 if shared is None else shared.bounds.num_members,
     )
 
 

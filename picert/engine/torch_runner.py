@@ -28,7 +28,9 @@ from picert.engine.runner import PendingLogits, identity_of, kv_values_per_token
 from picert.engine.step_layout import StepLayout, layout_of, padded, padding
 from picert.engine.streams import CudaStream, HostStream, Mark, Stream, Work
 from picert.errors import ConfigError
+from picert.kernels.launch_table import TABLE
 from picert.kernels.ops import AttentionMeta, Ops
+from picert.kernels.shared_prefix import Bounds, SharedPrefixes, find_shared_prefixes
 from picert.kernels.torch_ops import TorchOps
 from picert.models.decoder import load_decoder
 from picert.models.quant_codes import Quantization
@@ -49,6 +51,7 @@ class Placement:
     dtype: torch.dtype  # of arithmetic, of K and V, and of weights that are not packed
     quantization: Quantization = "none"
     has_graphs: bool = False  # decode steps are captured; `ops` must only launch
+    finds_shared: bool = False  # `ops` reads shared_prefixes of AttentionMeta
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,17 @@ class _Spans:
     max_query_len: int
     max_context_len: int
     num_decodes: int
+    shared: Bounds | None
+
+    @classmethod
+    def of(cls, batch: StepBatch, shared: SharedPrefixes | None) -> _Spans:
+        """Of a step whose decodes share that."""
+        return cls(
+            max_query_len=int(np.diff(batch.query_start).max()),
+            max_context_len=int(batch.context_lens.max()),
+            num_decodes=_num_decodes(batch),
+            shared=None if shared is None else shared.bounds,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +126,11 @@ class TorchRunner:
         """Bytes of K and V of one token in all layers."""
         return self._placement.dtype.itemsize * kv_values_per_token(self.config)
 
+    @property
+    def matrix_bytes(self) -> int:
+        """Of the matrices that a step reads: the embedding only where it makes the logits too."""
+        return self._decoder.matrix_bytes
+
     def available_bytes(self) -> int:
         """Of the device."""
         free = self._stream.free_bytes()
@@ -134,13 +153,16 @@ class TorchRunner:
         """Begin a step. Its logits [L, V] lie in memory that the next step overwrites."""
         num_logits = len(batch.logits_indices)
         out = self._host_logits(num_logits)
+        shared = self._shared_prefixes(batch) if self._placement.finds_shared else None
+        spans = _Spans.of(batch, shared)
         shape = None
-        if self._placement.has_graphs and batch.num_tokens == batch.num_seqs == num_logits:
-            shape = self._graphs.shape_for(batch.num_seqs, int(batch.context_lens.max()))
+        if self._placement.has_graphs and spans.num_decodes == batch.num_seqs == num_logits:
+            lengths = batch.num_seqs, spans.max_context_len
+            shape = self._graphs.shape_for(*lengths, spans.shared)
         if shape is None:
-            self._launch_plain(batch, out)
+            self._launch_plain(batch, shared, spans, out)
         else:
-            self._launch_graph(batch, self._graphs.graph(shape), out)
+            self._launch_graph(batch, shared, self._graphs.graph(shape), out)
         if num_logits == 0:  # so the next step can be scheduled while this one runs
             return out.numpy
         return partial(_waited_for, self._stream.mark(), out)
@@ -152,23 +174,28 @@ class TorchRunner:
         self._caches = []
         del self._decoder
 
-    def _launch_plain(self, batch: StepBatch, out: Tensor) -> None:
-        layout = layout_of(batch, self._block_size)
-        query_lens = np.diff(batch.query_start)
-        longer = np.flatnonzero(query_lens > 1)
-        spans = _Spans(
-            max_query_len=int(query_lens.max()),
-            max_context_len=int(batch.context_lens.max()),
-            num_decodes=int(longer[0]) if len(longer) else batch.num_seqs,
+    def _shared_prefixes(self, batch: StepBatch) -> SharedPrefixes | None:
+        """What the sequences that decode begin with in common."""
+        count = _num_decodes(batch)
+        return find_shared_prefixes(
+            batch.block_tables[:count], batch.context_lens[:count], self._block_size
         )
+
+    def _launch_plain(
+        self, batch: StepBatch, shared: SharedPrefixes | None, spans: _Spans, out: Tensor
+    ) -> None:
+        layout = layout_of(batch, shared, self._block_size)
         inputs = self._device_memory(layout)
-        self._send(batch, layout, inputs)
+        self._send(batch, shared, layout, inputs)
         self._stream.submit(
             lambda: out.copy_(self._forward(layout, inputs, spans), non_blocking=True)
         )
 
-    def _launch_graph(self, batch: StepBatch, graph: _DecodeGraph, out: Tensor) -> None:
-        self._send(padded(batch, graph.layout.num_seqs), graph.layout, graph.inputs)
+    def _launch_graph(
+        self, batch: StepBatch, shared: SharedPrefixes | None, graph: _DecodeGraph, out: Tensor
+    ) -> None:
+        full = padded(batch, graph.layout.num_seqs)
+        self._send(full, shared, graph.layout, graph.inputs)
         self._stream.submit(graph.replay)
         self._stream.submit(lambda: out.copy_(graph.logits[: len(out)], non_blocking=True))
 
@@ -180,10 +207,12 @@ class TorchRunner:
             num_seqs=num_seqs,
             num_logits=num_seqs,
             table_len=-(-shape.context_len // self._block_size),
+            num_runs=0 if shape.shared is None else shape.shared.num_runs,
+            num_members=0 if shape.shared is None else shape.shared.num_members,
         )
-        spans = _Spans(1, shape.context_len, num_seqs)
+        spans = _Spans(1, shape.context_len, num_seqs, shape.shared)
         inputs = self._device_memory(layout)
-        self._send(padding(num_seqs), layout, inputs)
+        self._send(padding(num_seqs), None, layout, inputs)
         if len(self._graph_logits) < num_seqs:
             self._graph_logits = torch.empty(
                 (num_seqs, self.config.vocab_size), device=self._placement.device
@@ -198,6 +227,14 @@ class TorchRunner:
             name: inputs[at : at + prod(shape)].view(shape)
             for name, (at, shape) in layout.places().items()
         }
+        shared = None
+        if spans.shared is not None:
+            shared = SharedPrefixes(
+                runs=arrays["runs"],
+                members=arrays["members"],
+                covered=arrays["covered"],
+                bounds=spans.shared,
+            )
         meta = AttentionMeta(
             slot_mapping=arrays["slot_mapping"],
             query_start=arrays["query_start"],
@@ -206,6 +243,7 @@ class TorchRunner:
             max_query_len=spans.max_query_len,
             max_context_len=spans.max_context_len,
             num_decodes=spans.num_decodes,
+            shared_prefixes=shared,
         )
         logits: Tensor = self._decoder(
             arrays["token_ids"],
@@ -216,7 +254,9 @@ class TorchRunner:
         )
         return logits
 
-    def _send(self, batch: StepBatch, layout: StepLayout, to: Tensor) -> None:
+    def _send(
+        self, batch: StepBatch, shared: SharedPrefixes | None, layout: StepLayout, to: Tensor
+    ) -> None:
         """Copy the step's arrays to the device, without waiting for it."""
         staging = self._staging[0]
         self._staging.reverse()
@@ -224,7 +264,7 @@ class TorchRunner:
         if len(staging.memory) < layout.num_values:
             staging.memory = self._stream.host_memory(_power_of_two(layout.num_values), torch.int32)
         source = staging.memory[: layout.num_values]
-        layout.write(batch, source.numpy())
+        layout.write(batch, shared, source.numpy())
         self._stream.submit(lambda: to.copy_(source, non_blocking=True))
         staging.copied = self._stream.mark()
 
@@ -238,6 +278,12 @@ class TorchRunner:
             room = _power_of_two(num_rows) * vocab_size
             self._logits = self._stream.host_memory(room, torch.float32)
         return self._logits[: num_rows * vocab_size].view(num_rows, vocab_size)
+
+
+def _num_decodes(batch: StepBatch) -> int:
+    """Sequences at the front that have one token in the step."""
+    longer = np.flatnonzero(np.diff(batch.query_start) > 1)
+    return int(longer[0]) if len(longer) else batch.num_seqs
 
 
 def _waited_for(mark: Mark, logits: Tensor) -> NDArray[np.float32]:
@@ -260,20 +306,22 @@ def load(checkpoint: Checkpoint, device: str, config: EngineConfig) -> TorchRunn
     dtype = _DTYPES.get(config.dtype, default)
     on_cpu = device == "cpu"
     quantization = "none" if on_cpu and config.quantization == "auto" else config.quantization
-    ops = TorchOps() if on_cpu or dtype == torch.float32 else _triton_ops()
+    has_kernels = not on_cpu and dtype != torch.float32
+    ops = _triton_ops(torch.cuda.get_device_name()) if has_kernels else TorchOps()
     placement = Placement(
         device=torch.device(device),
         dtype=dtype,
         quantization=quantization,
         has_graphs=config.cuda_graphs and ops.only_launches,
+        finds_shared=has_kernels,
     )
     return TorchRunner(checkpoint, ops, placement, HostStream() if on_cpu else CudaStream())
 
 
-def _triton_ops() -> Ops:
+def _triton_ops(card: str) -> Ops:
     """Imported where a GPU is: triton is not made for all systems."""
     try:
-        ops: Ops = import_module("picert.kernels.triton_ops").TritonOps()
+        module = import_module("picert.kernels.triton_ops")
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
@@ -281,6 +329,8 @@ def _triton_ops() -> Ops:
             "a GPU needs the package triton, which is not installed: pip install 'picert[gpu]'",
             param="device",
         ) from None
+    TABLE.check_device(card)
+    ops: Ops = module.TritonOps()
     return ops
 
 

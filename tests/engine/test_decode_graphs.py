@@ -3,6 +3,7 @@
 import pytest
 
 from picert.engine.decode_graphs import DecodeGraphs, DecodeShape
+from picert.kernels.shared_prefix import Bounds
 
 
 class Capture:
@@ -55,6 +56,13 @@ def test_beyond_the_largest_shape_there_is_none(num_seqs: int, context_len: int)
     kept, capture = graphs()
     assert kept.shape_for(num_seqs, context_len) is None
     assert capture.shapes == []
+
+
+def test_room_for_what_is_shared_doubles() -> None:
+    kept, _ = graphs()
+    shape = kept.shape_for(8, 600, Bounds(1, 5, 3, 2, 1))
+    assert shape == DecodeShape(8, 1024, Bounds(1, 8, 4, 2, 1))
+    assert shape != kept.shape_for(8, 600)
 
 
 def test_a_shape_is_captured_when_first_wanted_and_only_then() -> None:

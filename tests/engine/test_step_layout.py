@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from picert.engine.batch import StepBatch
 from picert.engine.step_layout import StepLayout, layout_of, padded, padding
+from picert.kernels.shared_prefix import SharedPrefixes, find_shared_prefixes
 
 BLOCK_SIZE = 4
 
@@ -51,15 +52,17 @@ def read(layout: StepLayout, memory: NDArray[np.int32], name: str) -> NDArray[np
     return memory[at : at + int(np.prod(shape))].reshape(shape)
 
 
-def written(layout: StepLayout, batch: StepBatch) -> NDArray[np.int32]:
+def written(
+    layout: StepLayout, batch: StepBatch, shared: SharedPrefixes | None = None
+) -> NDArray[np.int32]:
     memory = np.full(layout.num_values, -99, np.int32)
-    layout.write(batch, memory)
+    layout.write(batch, shared, memory)
     return memory
 
 
 def test_every_array_is_found_where_the_layout_says() -> None:
     batch = mixed()
-    layout = layout_of(batch, BLOCK_SIZE)
+    layout = layout_of(batch, None, BLOCK_SIZE)
     memory = written(layout, batch)
     for name in layout.shapes:
         wanted = getattr(batch, name)
@@ -100,6 +103,21 @@ def test_padded_step_keeps_its_sequences_and_adds_ones_that_write_nowhere(num_se
 def test_padding_alone_is_a_step_of_nobody() -> None:
     nobody = padding(2)
     assert nobody.slot_mapping.tolist() == [-1, -1]
-    assert layout_of(nobody, BLOCK_SIZE) == StepLayout(2, 2, 2, table_len=1)
-    for name in layout_of(nobody, BLOCK_SIZE).shapes:
+    assert layout_of(nobody, None, BLOCK_SIZE) == StepLayout(2, 2, 2, table_len=1)
+    for name in layout_of(nobody, None, BLOCK_SIZE).shapes:
         assert getattr(nobody, name).dtype == np.int32
+
+
+def test_shared_prefixes_lie_behind_with_runs_of_nothing_to_fill_up() -> None:
+    tables = np.tile(np.arange(600, dtype=np.int32), (2, 1))  # 2 sequences, 600 blocks in common
+    lengths = int32(2400, 2400)
+    shared = find_shared_prefixes(tables, lengths, BLOCK_SIZE)
+    assert shared is not None
+    layout = StepLayout(4, 4, 4, table_len=600, num_runs=2, num_members=4)
+    memory = written(layout, padded(decode(2), 4), shared)
+    assert read(layout, memory, "runs").tolist() == [*shared.runs.tolist(), [0] * 5]
+    assert read(layout, memory, "members").tolist() == [*shared.members.tolist(), 0, 0]
+    assert read(layout, memory, "covered").tolist() == [*shared.covered.tolist(), [0, 0], [0, 0]]
+    nothing = written(layout, padding(4))
+    assert not read(layout, nothing, "runs").any()
+    assert layout_of(decode(2), shared, BLOCK_SIZE).num_runs == 1

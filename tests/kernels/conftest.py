@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gpu_card import card
 
 
 @pytest.fixture(
@@ -16,13 +16,7 @@ import torch
 )
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Of the tensors that a kernel gets."""
-    if request.param == "interpreted":
-        return torch.device("cpu")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("kernels are interpreted in this session: run `pytest -m gpu`")
-    if not torch.cuda.is_available():
-        pytest.fail("no CUDA device is visible: gpu tests need one")
-    return torch.device("cuda")
+    return torch.device("cpu") if request.param == "interpreted" else card()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
     python bench/bench_engine.py --model NAME --threads 2 --cases tg1,tg16,pp512 --json
     python bench/bench_engine.py --model NAME --cases tg1 --peers llama.cpp,openvino
+    python bench/bench_engine.py --model NAME --device cuda --peers transformers
 
 Cases are explained in bench/cases.py. Each engine is a process of its own, loaded once, on the same
 processors. A case goes in rounds, forth and back through the engines, each doing some steps and
@@ -18,6 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from card import NoCard, find_card
 from cases import parse_case
 from engines.process import EngineFailed
 from machine import environment
@@ -37,6 +39,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--model", required=True, help="a name that was pulled, or a GGUF file")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cases", default="tg1,tg4,tg16,pp512")
     parser.add_argument("--peers", default="", help=f"of {', '.join(PEERS)}")
     parser.add_argument(
@@ -53,6 +56,8 @@ def parse() -> argparse.Namespace:
     args.peers = [name for name in args.peers.split(",") if name]
     if unknown := {*args.peers} - {*PEERS}:
         parser.error(f"peer {min(unknown)!r} is unknown: choose of {', '.join(PEERS)}")
+    if args.device == "cuda" and (of_cpu := {*args.peers} - {"transformers"}):
+        parser.error(f"peer {min(of_cpu)!r} runs on the CPU here: leave it out with --device cuda")
     return args
 
 
@@ -66,6 +71,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         rounds=args.rounds,
         case_seconds=args.case_seconds,
         cases=tuple(args.cases),
+        device=args.device,
     )
 
 
@@ -89,8 +95,10 @@ def show(row: dict[str, Any], *, as_json: bool) -> None:
 
 
 def run(plan: Plan, model: str, *, as_json: bool) -> None:
-    """Load, check, measure, print."""
+    """Load, check, measure, print. Raises NoCard."""
     same = environment()
+    if plan.device == "cuda":
+        same["card"] = find_card().name
     with Team(plan) as team:
         for case in plan.cases:
             for row in measure(team, case):
@@ -105,7 +113,7 @@ def main() -> None:
         run(plan_of(args), args.model, as_json=args.json)
     except PicertError as error:
         raise SystemExit(error.message) from None
-    except EngineFailed as error:
+    except (EngineFailed, NoCard) as error:
         raise SystemExit(f"picert: {error}") from None
 
 

@@ -1,7 +1,12 @@
-"""Triton kernels: what each launch cannot beat on a GPU, from data sheets and machine code.
+"""Triton kernels: what each launch cannot beat on a GPU, and how long it takes on one.
 
-`--static --device h100` compiles every launch that real models make and estimates it; no GPU is
-needed, and nothing is timed.
+    python bench/bench_kernels.py --static --device h100
+    python bench/bench_kernels.py --device cuda --json
+
+`--static` compiles every launch that real models make and estimates it from data sheets and machine
+code; no GPU is needed, and nothing is timed. `--device cuda` times the same launches on the GPU at
+hand, after checking what they give: captured passes over inputs that are larger than the L2 cache,
+between events, beside FlashInfer and torch where they are installed.
 """
 
 from __future__ import annotations
@@ -10,7 +15,14 @@ import argparse
 import json
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
+import torch
+from card import NoCard, find_card, time_launches
+from kernel_timing import Rig, timed_rows
+from problem import Draw
+
+from picert.errors import ConfigError
 from picert.kernels.devices import DEVICES, Device
 from picert.kernels.launch import Kernel, ModelShape, StepShape, Work
 from picert.kernels.machine_code import MachineCode, compile_kernel
@@ -28,6 +40,7 @@ STEPS = (
     *(StepShape(batch, 1, context) for batch in (1, 16, 64, 256) for context in (128, 4096, 32768)),
     *(StepShape(1, chunk, context) for chunk, context in ((512, 512), (2048, 2048), (2048, 32768))),
 )
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 Launch = tuple[Kernel, ModelShape, StepShape, Work]
 
 
@@ -93,24 +106,74 @@ def line(r: dict[str, object], work: Work) -> str:
     )
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--static", action="store_true", required=True, help="nothing is timed")
-    parser.add_argument("--device", choices=sorted(DEVICES), required=True)
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--static", action="store_true", help="nothing is timed, no GPU is needed")
+    parser.add_argument("--device", choices=[*sorted(DEVICES), "cuda"], required=True)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="if timed")
     parser.add_argument("--kernel", choices=[kernel.name for kernel in KERNELS])
+    parser.add_argument("--model", choices=[model.name for model in MODELS])
     parser.add_argument("--json", action="store_true", help="one line for each launch")
     options = parser.parse_args()
+    if options.static != (options.device != "cuda"):
+        parser.error("--static goes with a100, h100 or orin, and what is timed with --device cuda")
+    return options
+
+
+def wanted_launches(options: argparse.Namespace) -> Iterator[Launch]:
+    """Those of the kernel and the model that were asked for, if any were."""
+    for launch in launches():
+        if options.kernel in (None, launch[0].name) and options.model in (None, launch[1].name):
+            yield launch
+
+
+def estimate_all(options: argparse.Namespace) -> None:
+    """Print what each launch cannot beat."""
     device = DEVICES[options.device]
     if not options.json:
         print(HEADER)
-    for launch in launches():
+    for launch in wanted_launches(options):
         kernel, _, _, work = launch
-        if options.kernel not in (None, kernel.name):
-            continue
         code = code_of(kernel.name, work.config.name, device.capability)
         found = row(launch, code, estimate(work, code, device), device)
         print(json.dumps(found) if options.json else line(found, work), flush=True)
+
+
+def time_all(options: argparse.Namespace) -> None:
+    """Print how long each launch takes on the card. Raises NoCard."""
+    card = find_card()
+    draw = Draw.of(torch.device("cuda"), DTYPES[options.dtype], seed=0)
+    rows = timed_rows(wanted_launches(options), Rig(card, draw, time_launches))
+    for found in rows:
+        print(json.dumps(found) if options.json else timed_line(found), flush=True)
+
+
+def timed_line(r: dict[str, Any]) -> str:
+    """A timed launch for people."""
+    step = f"{r['batch']} x {r['query_len']} @ {r['context']}"
+    name = f"{r['kernel']:23} {r['config']:14} {r['model']:13} {step:>21}"
+    if "skipped" in r:
+        return f"{name}  skipped: {r['skipped']}"
+    words = [
+        f"{r['p50_us']:9.2f} us (p20 {r['p20_us']}, p80 {r['p80_us']})",
+        f"{r['gb_per_s']} GB/s, {r['tflop_per_s']} TFLOP/s",
+    ]
+    if "share_of_limit" in r:
+        words.append(f"{r['share_of_limit']:.0%} of {r['bound_by']}")
+    words += [f"{peer} {us}" for peer, us in r["peers"].items()]
+    return f"{name}  {', '.join(words)}"
+
+
+def main() -> None:
+    """Print the table."""
+    options = parse()
+    try:
+        (estimate_all if options.static else time_all)(options)
+    except (NoCard, ConfigError) as error:
+        raise SystemExit(f"picert: {error}") from None
 
 
 if __name__ == "__main__":

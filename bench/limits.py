@@ -6,7 +6,7 @@ Attention's own arithmetic is in fp32 and is not counted; K and V are counted as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from cases import Case
@@ -39,8 +39,9 @@ class Cost:
 class MachineRates:
     """Measurements of one case's rounds."""
 
-    gb_per_s: list[float]
-    gmac_per_s: list[float]
+    arithmetic: str  # of the peak: "int8" on a CPU, "tensor" on a GPU
+    gb_per_s: list[float] = field(default_factory=list)
+    gmac_per_s: list[float] = field(default_factory=list)
 
     def row(self, cost: Cost, tok_per_s: float) -> dict[str, object]:
         """Which limit binds at `cost`, and the share of it that `tok_per_s` is."""
@@ -48,14 +49,14 @@ class MachineRates:
             return {}
         gb_per_s, gmac_per_s = median(self.gb_per_s), median(self.gmac_per_s)
         memory_s = cost.num_bytes / (gb_per_s * 1e9)
-        int8_s = cost.num_macs / (gmac_per_s * 1e9)
-        limit = cost.num_tokens / max(memory_s, int8_s)
+        peak_s = cost.num_macs / (gmac_per_s * 1e9)
+        limit = cost.num_tokens / max(memory_s, peak_s)
         return {
             "share_of_limit": round(tok_per_s / limit, 3),
-            "limit": "memory" if memory_s >= int8_s else "int8",
+            "limit": "memory" if memory_s >= peak_s else self.arithmetic,
             "limit_tok_per_s": round(limit, 1),
             "memory_share": round(tok_per_s * memory_s / cost.num_tokens, 3),
-            "int8_share": round(tok_per_s * int8_s / cost.num_tokens, 3),
+            f"{self.arithmetic}_share": round(tok_per_s * peak_s / cost.num_tokens, 3),
             "read_gb_per_s": round(gb_per_s, 1),
-            "int8_gmac_per_s": round(gmac_per_s, 1),
+            f"{self.arithmetic}_gmac_per_s": round(gmac_per_s, 1),
         }

@@ -110,7 +110,7 @@ def take_rounds(
     team: Team, records: list[Record], rng: np.random.Generator
 ) -> tuple[MachineRates, dict[Lane, str]]:
     """Turns of all lanes until rounds or time are over; why those that failed did."""
-    rates = MachineRates([], [])
+    rates = MachineRates("int8" if team.plan.device == "cpu" else "tensor")
     failed: dict[Lane, str] = {}
     about = records[0].member.about
     cost = Cost.of(records[0].lane.case, about["work"], about["work"]["packed_bytes"])
@@ -130,7 +130,7 @@ def take_rounds(
                 failed[record.lane] = str(failure)
         machine = team.machine()
         rates.gb_per_s.append(machine.call("bandwidth", num_bytes=cost.num_bytes))
-        rates.gmac_per_s.append(machine.call("int8_peak"))
+        rates.gmac_per_s.append(machine.call("peak"))
     return rates, failed
 
 

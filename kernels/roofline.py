@@ -26,12 +26,7 @@ class Estimate:
 
 def estimate(work: Work, code: MachineCode, device: Device) -> Estimate:
     """Of `work` by `code` on `device`."""
-    seconds = {
-        "memory": work.bytes / device.memory_bytes_per_s,
-        "tensor cores": work.tensor_flops / device.tensor_flops,
-        "arithmetic": work.flops / device.flops,
-        "exponentials": work.exponentials / device.exponentials,
-    }
+    seconds = seconds_of(work, device)
     bound_by = max(seconds, key=lambda name: seconds[name])
     resident = programs_per_sm(
         device,
@@ -47,6 +42,16 @@ def estimate(work: Work, code: MachineCode, device: Device) -> Estimate:
         share=share,
         reason=reason,
     )
+
+
+def seconds_of(work: Work, device: Device) -> dict[str, float]:
+    """What each unit takes at its peak; no code beats the longest."""
+    return {
+        "memory": work.bytes / device.memory_bytes_per_s,
+        "tensor cores": work.tensor_flops / device.tensor_flops,
+        "arithmetic": work.flops / device.flops,
+        "exponentials": work.exponentials / device.exponentials,
+    }
 
 
 def _share(work: Work, resident: int, device: Device) -> tuple[float, str]:

@@ -16,11 +16,11 @@ def operations(settings: Settings) -> dict[str, Operation]:
         """GB/s read from a buffer of that size: of caches where the working set is in them."""
         return _C.measure_bandwidth(settings.threads, max(MIN_BYTES, num_bytes))
 
-    def int8_peak() -> float:
+    def peak() -> float:
         """8-bit multiply-accumulates, in 1e9 per second."""
         return _C.measure_int8_peak(settings.threads)
 
-    return {"bandwidth": bandwidth, "int8_peak": int8_peak}
+    return {"bandwidth": bandwidth, "peak": peak}
 
 
 if __name__ == "__main__":

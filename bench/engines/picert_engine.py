@@ -28,6 +28,7 @@ class PicertEngine:
         checkpoint = load_checkpoint(Path(settings.model))
         config = EngineConfig(
             model=settings.model,
+            device=settings.device,
             threads=settings.threads,
             max_num_seqs=settings.max_num_seqs,
             max_model_len=settings.max_len,
@@ -50,6 +51,7 @@ class PicertEngine:
         return {
             "version": picert.__version__,
             "runner": config.runner,
+            "device": config.device,
             "block_size": config.block_size,
             "max_num_batched_tokens": config.max_num_batched_tokens,
             "vocab_size": self._engine.tokenizer.vocab_size,

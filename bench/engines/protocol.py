@@ -15,6 +15,7 @@ class Settings:
     threads: int
     max_num_seqs: int
     max_len: int  # tokens of one sequence, prompt and answer
+    device: str = "cpu"
     # Of picert alone:
     kv_cache_dtype: str = "auto"
     runner: str = "auto"

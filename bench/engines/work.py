@@ -10,7 +10,7 @@ def decoder_work(checkpoint: Checkpoint, runner: Runner) -> dict[str, int]:
     """Bytes and multiply-accumulates of one token, the logits' matrix apart.
 
     `file_bytes` is what a step reads of the file's matrices (of the embedding only where it is the
-    logits' matrix too), `packed_bytes` the same in the native decoder's layout.
+    logits' matrix too), `packed_bytes` the same in the runner's own layout.
     """
     embed = checkpoint.tensors["embed.weight"]
     tied = checkpoint.config.tie_embeddings
@@ -18,9 +18,10 @@ def decoder_work(checkpoint: Checkpoint, runner: Runner) -> dict[str, int]:
     matrices = [t for t in checkpoint.tensors.values() if len(t.shape) == 2]
     read = [t for t in matrices if tied or t is not embed]
     file_bytes = sum(t.data.size for t in read)
-    packed_bytes = file_bytes
     if isinstance(runner, NativeRunner):
         packed_bytes = runner.weight_bytes - embed.data.size
+    else:  # the torch runner, which is not imported here: torch is not for native processes
+        packed_bytes = runner.matrix_bytes
     return {
         "body_macs": sum(t.num_values for t in read) - head.num_values,
         "head_macs": head.num_values,

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import tiny_models
+import torch
+from limits import Cost, MachineRates
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "bench" / "bench_engine.py"
@@ -78,6 +80,7 @@ def test_a_missing_peer_is_named_with_the_reason(model: Path, tmp_path: Path) ->
         (("--cases", "pp512@4"), "case 'pp512@4' is unknown"),
         (("--cases", "tg1", "--peers", "nobody"), "peer 'nobody' is unknown"),
         (("--cases", "tg1", "--model", "/nowhere.gguf"), "/nowhere.gguf"),
+        (("--device", "cuda", "--peers", "openvino"), "peer 'openvino' runs on the CPU here"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(
@@ -87,3 +90,27 @@ def test_what_cannot_be_measured_is_refused_in_a_line(
     assert done.returncode != 0
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_a_card_it_says_so_in_a_line(model: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--model", str(model), "--device", "cuda"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=environment,
+    )
+    assert done.returncode != 0
+    assert done.stderr.splitlines() == [
+        "picert: no CUDA device is visible: only --static and --device cpu work without one"
+    ]
+
+
+def test_rates_of_a_card_are_named_after_its_tensor_cores() -> None:
+    rates = MachineRates("tensor", [1000.0], [1e5])
+    row = rates.row(Cost(num_tokens=8, num_bytes=10**9, num_macs=10**9), tok_per_s=4000.0)
+    assert (row["limit"], row["limit_tok_per_s"], row["share_of_limit"]) == ("memory", 8000.0, 0.5)
+    assert row["tensor_share"] == pytest.approx(4000 / 8 / 1e5)

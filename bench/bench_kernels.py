@@ -76,6 +76,7 @@ def row(launch: Launch, code: MachineCode, result: Estimate, device: Device) -> 
         "context": step.context,
         "bytes": work.bytes,
         "flops": work.tensor_flops + work.flops,
+        "exponentials": work.exponentials,
         "registers": code.registers,
         "spills": code.spills,
         "shared_bytes": code.shared_bytes,

@@ -35,6 +35,12 @@ def estimate(work: Work, code: MachineCode, device: Device) -> Estimate:
         shared_bytes=code.shared_bytes,
     )
     share, reason = _share(work, resident, device)
+    alone = seconds["tensor cores"] + max(seconds["arithmetic"], seconds["exponentials"])
+    if resident == 1 and alone > seconds[bound_by]:
+        # The warps of one program wait for each other at each tile, so what tensor cores do not do
+        # is not hidden behind them, as it is where a second program has its turn meanwhile.
+        share *= seconds[bound_by] / alone
+        reason = f"one program a multiprocessor: products wait for the rest; {reason}"
     return Estimate(
         limit_us=1e6 * seconds[bound_by],
         bound_by=bound_by,

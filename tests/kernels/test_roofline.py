@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gpu_kernels  # noqa: F401 - skips where triton is not installed
 import pytest
 
@@ -21,6 +23,21 @@ def test_limit_is_that_of_the_slowest_unit() -> None:
     assert (by_memory.limit_us, by_memory.bound_by) == (pytest.approx(1000), "memory")
     by_product = estimate(Work(CONFIG, 10_000, bytes=1, tensor_flops=312 * 10**9), CODE, A100)
     assert (by_product.limit_us, by_product.bound_by) == (pytest.approx(1000), "tensor cores")
+
+
+def test_exponentials_have_a_unit_of_their_own() -> None:
+    found = estimate(Work(CONFIG, 10_000, bytes=1, exponentials=244 * 10**7), CODE, A100)
+    assert (found.limit_us, found.bound_by) == (pytest.approx(1000), "exponentials")
+
+
+def test_products_of_a_lonely_program_wait_for_its_exponentials() -> None:
+    work = Work(CONFIG, 108, bytes=1, tensor_flops=312 * 10**9, exponentials=244 * 10**7)
+    lonely = estimate(work, replace(CODE, shared_bytes=100 * 1024), A100)
+    assert lonely.share == pytest.approx(0.5)
+    assert lonely.reason.startswith("one program a multiprocessor")
+    assert estimate(work, replace(CODE, shared_bytes=70 * 1024), A100).reason == (
+        "4 warps a multiprocessor"
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +81,7 @@ def test_programs_that_fit_on_a_multiprocessor(
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_every_kernel_has_a_part_in_some_step(kernel: Kernel) -> None:
 
-    steps = (StepShape(1, 1, 128), StepShape(1, 512, 512))
+    steps = (StepShape(1, 1, 128), StepShape(16, 1, 1024), StepShape(1, 512, 512))
     works = [work for step in steps if (work := kernel.work(LLAMA, step)) is not None]
     assert works
     for work in works:

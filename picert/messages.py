@@ -9,6 +9,7 @@ clock mean anything.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -29,6 +30,10 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Duration = Annotated[float, Meta(ge=0, le=1e7)]
 BatchSize = Annotated[int, Meta(ge=1, le=4096)]
+
+
+def _is_bias(bias: float) -> bool:
+    return bias == -math.inf or abs(bias) <= 1000
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +73,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "from -2 to 2"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
             ("stop", all(self.stop), "strings that are not empty"),
-            ("logit_bias", all(abs(b) <= 1000 for b in self.logit_bias.values()), "within 1000"),
+            (
+                "logit_bias",
+                all(map(_is_bias, self.logit_bias.values())),
+                "within 1000 or -inf",
+            ),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
         )
         for name, ok, wanted in checks:

@@ -69,10 +69,12 @@ class Network:
 
 
 @asynccontextmanager
-async def network(folder: Path) -> AsyncIterator[Network]:
+async def network(folder: Path, *flags: str) -> AsyncIterator[Network]:
     async with Children(folder) as children:
         anywhere = ["--port", "0", "--edge-bind", "tcp://127.0.0.1:0"]
-        cloud = await children.start("cloud", "cloud_main", ["--model", CLOUD_MODEL, *anywhere])
+        cloud = await children.start(
+            "cloud", "cloud_main", ["--model", CLOUD_MODEL, *anywhere, *flags]
+        )
         match = READY.fullmatch(await cloud.ready_line(START_S))
         assert match is not None
         async with ProgressiveClient(match[1]) as client:
@@ -88,7 +90,8 @@ def kill(child: Child) -> None:
 
 
 async def test_sketch_is_expanded_by_two_edges_into_one_answer(tmp_path: Path) -> None:
-    async with network(tmp_path) as net:
+    # In turns and one text a segment: else both write each segment, and the same edge may win all.
+    async with network(tmp_path, "--dispatch", "round_robin", "--no-ensemble") as net:
         told = Told([e async for e in net.client.stream(QUESTION, route="sketch")])
         again = Told([e async for e in net.client.stream(QUESTION, route="direct")])
     done = told.done

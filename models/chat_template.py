@@ -7,8 +7,9 @@ character that occurs nowhere) before rendering, and put back in the text betwee
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType
 from typing import Any, Protocol
 
@@ -24,6 +25,25 @@ CHATML = (
 )
 
 
+Tool = Mapping[str, Any]  # {"type": "function", "function": {"name", "description", "parameters"}}
+
+
+class ToolCall(Protocol):
+    """A function that the assistant wants to have called."""
+
+    @property
+    def id(self) -> str:
+        """Names the call in its result's turn."""
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+
+    @property
+    def arguments(self) -> str:
+        """JSON."""
+
+
 class Message(Protocol):
     """One turn of a conversation."""
 
@@ -34,6 +54,18 @@ class Message(Protocol):
     @property
     def content(self) -> str:
         """What is said."""
+
+    @property
+    def tool_calls(self) -> Sequence[ToolCall]:
+        """What the assistant calls."""
+
+    @property
+    def tool_call_id(self) -> str | None:
+        """The call whose result this is."""
+
+    @property
+    def name(self) -> str | None:
+        """Of the speaker, if it has one."""
 
 
 def default_template(special: Mapping[str, int]) -> str | None:
@@ -67,28 +99,33 @@ class ChatTemplate:
 
         Raises as `parts` does.
         """
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        return self._run(turns, add_generation_prompt)
+        return self._run([_turn(m) for m in messages], None, add_generation_prompt)
 
     def parts(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, prefill: str = ""
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        prefill: str = "",
+        tools: Sequence[Tool] = (),
     ) -> list[int | str]:
         """The conversation as special token ids and the plain text between them.
 
         `prefill` follows the template's text. Raises InvalidRequest if there are no messages or the
         template refuses them, ModelError if there is no template or it is broken.
         """
-        given = [text for m in messages for text in (m.role, m.content)] + [prefill]
-        stand_ins = self._choose_stand_ins(given)
-        guarded = [self._guard(text, stand_ins) for text in given]
-        turns = [
-            {"role": role, "content": content}
-            for role, content in zip(guarded[:-1:2], guarded[1:-1:2], strict=True)
-        ]
-        text = self._run(turns, add_generation_prompt) + guarded[-1]
+        given = [[_turn(m) for m in messages], list(tools), prefill]
+        stand_ins = self._choose_stand_ins([*_texts(given)])
+        turns, tools, prefill = _mapped(given, lambda text: self._guard(text, stand_ins))
+        text = self._run(turns, tools or None, add_generation_prompt) + prefill
         return self._split(text, {stand_in: char for char, stand_in in stand_ins.items()})
 
-    def _run(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _run(
+        self,
+        turns: list[dict[str, Any]],
+        tools: Sequence[Tool] | None,
+        add_generation_prompt: bool,
+    ) -> str:
         if not turns:
             raise InvalidRequest("messages is empty: give at least one", param="messages")
         if self.source is None:
@@ -98,7 +135,7 @@ class ChatTemplate:
         variables: dict[str, Any] = {
             "messages": turns,
             "add_generation_prompt": add_generation_prompt,
-            "tools": None,
+            "tools": tools,
             "documents": None,
             **self._variables,
         }
@@ -133,3 +170,45 @@ class ChatTemplate:
             at = match.end()
         parts.append(text[at:].translate(table))
         return [part for part in parts if part != ""]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as templates take it: what it does not have is not there, not None."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        turn["name"] = message.name
+    return turn
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """Templates write the arguments themselves, so they get them as values."""
+    function = {"name": call.name, "arguments": json.loads(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same with `change` done to every text in it."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value

@@ -80,9 +80,9 @@ def run_template(
     Raises InvalidRequest with the template's own message if it refuses them, ModelError if it
     fails, runs for over RENDER_LIMIT_S or makes too much text.
     """
-    environment = _Sandbox(_extent(variables), clock)
-    template = Template.from_code(environment, code, environment.make_globals(None))
     try:
+        environment = _Sandbox(_extent(variables), clock)
+        template = Template.from_code(environment, code, environment.make_globals(None))
         return "".join(template.generate(variables))
     except _Refused as refusal:
         raise InvalidRequest(_one_line(refusal), param="messages") from None

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 
 from picert.errors import InvalidRequest
-from picert.models.chat_template import ChatTemplate, Message, default_template
+from picert.models.chat_template import ChatTemplate, Message, Tool, default_template
 from picert.models.gguf_tokenizer import read_gguf_vocabulary
 from picert.models.tokenizer_json import read_json_vocabulary
 from picert.models.vocabulary import Vocabulary
@@ -64,15 +64,19 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         prefill: str = "",
+        tools: Sequence[Tool] = (),
     ) -> list[int]:
         """Ids of a conversation as the model's chat template writes it.
 
         `prefill` begins the assistant's turn. Special tokens come from the template alone: a marker
-        in a message or in `prefill` stays text. Raises InvalidRequest if the template refuses the
-        messages, ModelError if there is no template or it is broken.
+        in a message, in `prefill` or in `tools` stays text. Raises InvalidRequest if the template
+        refuses the messages, ModelError if there is no template or it is broken.
         """
         parts = self.chat_template.parts(
-            messages, add_generation_prompt=add_generation_prompt, prefill=prefill
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            prefill=prefill,
+            tools=tools,
         )
         ids: list[int] = []
         for part in parts:
@@ -81,6 +85,10 @@ class Tokenizer:
             else:
                 ids += self._encode(part, is_start=not ids, after=ids[-1] if ids else None)
         return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for: often a word, sometimes a part of one character."""
+        return self._vocabulary.token_bytes(token_id)
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of ids; what is not UTF-8 becomes U+FFFD. Raises InvalidRequest for a bad id."""

@@ -10,7 +10,7 @@ clock mean anything.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,10 +30,6 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Duration = Annotated[float, Meta(ge=0, le=1e7)]
 BatchSize = Annotated[int, Meta(ge=1, le=4096)]
-
-
-def _is_bias(bias: float) -> bool:
-    return bias == -math.inf or abs(bias) <= 1000
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +57,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
+        are_biases = all(b == -math.inf or abs(b) <= 1000 for b in self.logit_bias.values())
         checks = (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("min_tokens", 0 <= self.min_tokens <= self.max_tokens, "from 0 to max_tokens"),
@@ -73,11 +70,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             ("frequency_penalty", -2.0 <= self.frequency_penalty <= 2.0, "from -2 to 2"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2^63 - 1"),
             ("stop", all(self.stop), "strings that are not empty"),
-            (
-                "logit_bias",
-                all(map(_is_bias, self.logit_bias.values())),
-                "within 1000 or -inf",
-            ),
+            ("logit_bias", are_biases, "within 1000 or -inf"),
             ("logprobs", self.logprobs is None or 0 <= self.logprobs <= 20, "from 0 to 20"),
         )
         for name, ok, wanted in checks:
@@ -89,24 +82,52 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 GREEDY = SamplingParams(temperature=0.0)
 
 
-class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A function that the assistant wants to have called."""
+
+    id: str
+    name: str
+    arguments: str  # JSON
+
+
+class ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One turn of a conversation."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()  # of the assistant
+    tool_call_id: str | None = None  # which call a tool's turn answers
+    name: str | None = None  # of the speaker, where several have the same role
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What a text must be; `param` is the field of the request that asked for it."""
+
+    kind: Literal["json_schema", "lark"]
+    source: str
+    param: str
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One accepted question, as the cloud service takes it."""
+    """One accepted question, as the cloud service takes it.
+
+    It has `messages`, or a raw `prompt` (text or token ids) that is completed as it stands.
+    """
 
     request_id: str
-    messages: tuple[ChatMessage, ...]
+    messages: tuple[ChatMessage, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
     sampling: SamplingParams = SamplingParams()
     route: Route = "auto"
     sketch_tokens: int | None = None  # None: the policy's choice
     deadline_s: float = 300.0  # from acceptance
     progress: bool = False  # also yield Progress events
     priority: int = 0  # lower ones go first
+    tools: tuple[dict[str, Any], ...] = ()  # as chat templates take them
+    grammar: Grammar | None = None
+    opening: str = ""  # the answer's turn begins with this, which is not shown again
+    add_generation_prompt: bool = True  # else what is written goes on with the last turn
+    num_choices: int = 1  # requests that ask the same at once, this one among them
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -229,13 +250,30 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     rtt_s: Duration | None = None  # of the beat before
 
 
-class TextDelta(msgspec.Struct, frozen=True, tag=True):
-    """More text of one expansion (on the link), or of the merged answer (from the service)."""
+# One for every token: out of the garbage collector's sight, and no reason for a collection.
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
+    """A sampled token with its log-probability under the model itself, before params change it.
+
+    `top` holds the n best (token id, log-probability) pairs, best first, if params asked for them.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class TextDelta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """More text of one expansion (on the link), or of the merged answer (from the service).
+
+    `logprobs` are of the tokens behind the text, from the service alone and if asked for; text
+    that is held back (it may begin a stop string) comes later than its token.
+    """
 
     request_id: str
     index: int
     attempt: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Expansion(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -71,6 +71,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "engine.torch_runner": {"torch", "numpy"},
     "engine.metrics": {"prometheus_client"},
     "engine.streams": {"torch"},
+    "engine.grammar": {"numpy", "llguidance"},
     "engine.sequence": {"msgspec"},
     "engine.scheduler": {"numpy"},
     "pice": {"tomli", "msgspec"},
@@ -79,7 +80,11 @@ THIRD_PARTY: dict[str, set[str]] = {
     "edge.metrics": {"prometheus_client"},
     "cloud": {"msgspec"},
     "cloud.http": {"fastapi", "starlette", "msgspec"},
-    "cloud.chat": {"fastapi", "starlette", "msgspec"},
+    "cloud.chat": {"fastapi", "msgspec"},
+    "cloud.completions": {"fastapi"},
+    "cloud.exchange": {"fastapi", "starlette"},
+    "cloud.openapi": {"fastapi", "pydantic"},
+    "cloud.tokens": {"fastapi"},
     "cloud.server": {"starlette", "uvicorn"},
     "cloud.guard": {"starlette"},
     "cloud.door": {"starlette"},
@@ -88,7 +93,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cloud.tracing": {"opentelemetry", "starlette"},
     "cloud.metrics": {"fastapi", "prometheus_client"},
     "cloud.keys": {"pydantic"},
-    "cloud.openai_request": {"pydantic", "pydantic_core", "msgspec"},
+    "cloud.openai_request": {"pydantic", "pydantic_core"},
+    "cloud.openai_schema": {"pydantic", "pydantic_core"},
     "cloud.openai_response": {"pydantic", "msgspec"},
     "client": {"httpx"},
     "report": set(),
@@ -108,6 +114,7 @@ IMPORT_BY_NAME = {
     "picert/engine/torch_runner.py": "triton, for GPUs alone, is not made for all systems",
     "picert/cloud/main.py": "OpenTelemetry is an extra, for those who send traces",
     "picert/commands/report.py": "matplotlib is an extra, and only this command needs it",
+    "picert/cloud/writer.py": "the grammar engine loads with the first text of a prescribed form",
     "picert/cli.py": "--help must not wait for torch: a command's module loads when it is run",
 }
 UNSAFE = re.compile(
@@ -120,6 +127,7 @@ MUTATORS = {
 }
 MAY_INHERIT = {
     *("Protocol", "Enum", "Generic", "Module", "Struct", "BaseModel", "_Frozen", "_Input"),
+    "_Generation",  # fields that both kinds of request have, which only inheritance gives pydantic
     *("Exception", "ValueError", "PicertError", "InvalidRequest", "Unavailable"),
     "Formatter",  # logging
     "ArgumentParser",  # its way to report an error is a method to replace

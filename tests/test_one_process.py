@@ -12,6 +12,7 @@ from eventually import eventually
 
 from picert import hub
 from picert.cloud.edges import EdgePool
+from picert.cloud.exchange import ModelFacts
 from picert.cloud.http import Health, ServedModel, create_app
 from picert.cloud.server import bind, serve
 from picert.cloud.service import CloudService
@@ -19,7 +20,7 @@ from picert.config import CloudConfig, EngineConfig, LinkConfig
 from picert.edge.worker import EdgeWorker
 from picert.engine.engine import load_engine
 from picert.engine.loop import EngineLoop
-from picert.messages import Cancel, ExpandJob, Hello, ModelInfo
+from picert.messages import Cancel, ExpandJob, Hello, ModelInfo, SamplingParams
 from picert.pice.prompts import load_prompts
 from picert.transport.events import Load
 from picert.transport.link import PeerLink, ServerLink
@@ -78,7 +79,9 @@ async def running() -> AsyncIterator[Parts]:
     service = CloudService(loops[0], pool, load_prompts(), config)
     following = asyncio.create_task(pool.serve())
     listener, stop = bind("127.0.0.1", 0), asyncio.Event()
-    app = create_app(service, Health, [ServedModel("large", 0)])
+    engine = loops[0].engine
+    facts = ModelFacts(engine.tokenizer, engine.max_model_len, SamplingParams())
+    app = create_app(service, Health, [ServedModel("large", 0)], facts)
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve(app, listener, ready=port.set_result, stop=stop))
     async with edge(link.address, loops[1]) as worker:

@@ -1,258 +1,215 @@
-"""`POST /v1/chat/completions`: read the request, ask the service, write the answer whole or as a
-stream.
-
-Whatever ends an answer (its end, an error, a client that left, a shutdown) closes the service's
-iterator, and the service frees what the request held.
-"""
+"""`POST /v1/chat/completions`: answers to a conversation, whole or piece by piece."""
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.requests import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import Response
 
 from picert.cloud import sse
-from picert.cloud.feed import Feed, unless_left
-from picert.cloud.openai_request import ChatRequest, parse_chat, to_request
+from picert.cloud.asking import call_reader, chat_requests
+from picert.cloud.exchange import (
+    Answering,
+    Exchange,
+    make_ids,
+    note_header_id,
+    open_feed,
+    read_body,
+    respond,
+)
+from picert.cloud.feed import Whole
+from picert.cloud.openai_request import parse_chat
 from picert.cloud.openai_response import (
-    AnswerMessage,
     ChatCompletion,
-    Choice,
-    edges,
+    TokenBytes,
+    chat_logprobs,
     report,
+    tool_call,
     usage,
 )
-from picert.errors import Cancelled, InvalidRequest, ModelNotFound, PicertError
-from picert.log import get_logger
-from picert.messages import AnswerEvent, Done, Progress, Request, SamplingParams, TextDelta
-
-logger = get_logger(__name__)
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:@+=-]{1,128}")
+from picert.cloud.openai_schema import ChatRequest
+from picert.cloud.openapi import answers_with, takes
+from picert.cloud.tool_calls import CallReader, Piece
+from picert.messages import Done, Progress, TextDelta, TokenLogprob, ToolCall
 
 
-class Service(Protocol):
-    """What the front door needs of `CloudService`."""
-
-    def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
-        """Events of one answer; closing the iterator cancels it. Raises PicertError."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ChatDoor:
-    """What chat requests are answered with; the first of `models` answers where none is named."""
-
-    service: Service
-    models: tuple[str, ...]
-    defaults: SamplingParams
-    max_body_bytes: int
-    deadline_s: float
-    keep_alive_s: float
-
-
-def add_chat(app: FastAPI, door: ChatDoor) -> None:
+def add_chat(app: FastAPI, answering: Answering) -> None:
     """Let `app` answer chat requests."""
 
-    @app.post("/v1/chat/completions", responses={200: {"model": ChatCompletion}})
+    @app.post(
+        "/v1/chat/completions",
+        responses=answers_with(ChatCompletion, streams=True),
+        openapi_extra=takes(ChatRequest),
+    )
     async def chat_completions(http: HttpRequest) -> Response:
         """Answer a conversation, whole or (`stream`) piece by piece."""
-        exchange = await _accept(http, door)
-        try:
-            if exchange.chat.stream:
-                return await _begin_stream(http, exchange, door.keep_alive_s)
-            return await _answer_whole(http, exchange)
-        except BaseException:
-            await exchange.feed.close()
-            raise
+        note_header_id(http)
+        chat = parse_chat(await read_body(http, answering.max_body_bytes))
+        ids = make_ids(http, chat.request_id)
+        model = answering.model(chat.model)
+        requests = chat_requests(chat, ids.unique, answering.defaults)
+        form = ChatForm(
+            *(f"chatcmpl-{ids.unique}", int(time.time()), model),
+            token_bytes=answering.facts.tokens.token_bytes,
+            asked=chat,
+            readers=[call_reader(chat, answering.defaults) for _ in requests],
+        )
+        exchange = Exchange(ids, open_feed(answering, requests, ids), form, chat.stream)
+        return await respond(http, exchange, answering.keep_alive_s)
 
 
-def require_model(models: tuple[str, ...], name: str) -> str:
-    """`name`, if it is served. Raises ModelNotFound."""
-    if name not in models:
-        served = ", ".join(models)
-        raise ModelNotFound(f"model {name[:100]!r} is not served here, {served} is", param="model")
-    return name
+@dataclass(slots=True)
+class ChatForm:
+    """Chat answers as OpenAI writes them; `id`, `created`, `model` are the same in all chunks."""
 
+    id: str
+    created: int
+    model: str
+    token_bytes: TokenBytes
+    asked: ChatRequest
+    readers: Sequence[CallReader | None]  # one for each answer, where it may call tools
+    _dones: list[Done] = field(default_factory=list, init=False)
 
-@dataclass(frozen=True, slots=True)
-class _Exchange:
-    """One chat request that was understood, and the answer to it that has not begun yet."""
+    def begin(self) -> bytes:
+        """Whose turn it is."""
+        turn = {"role": "assistant", "content": ""}
+        return b"".join(self._chunk(index, turn) for index in range(len(self.readers)))
 
-    request_id: str  # the client's, or ours
-    chat: ChatRequest
-    feed: Feed
-    chunks: sse.Chunks
+    def text(self, index: int, delta: TextDelta) -> bytes:
+        """More of an answer: text, calls, or nothing to show yet for what was drawn."""
+        reader = self.readers[index]
+        if reader is None:
+            pieces: list[Piece] = [delta.text] if delta.text else []
+        else:
+            pieces = reader.push(delta.text)
+        return self._pieces(index, pieces, delta.logprobs)
 
+    def progress(self, index: int, progress: Progress) -> bytes:
+        """What goes on behind the answer, if asked for: an empty delta and a `picert` object."""
+        if not self.asked.picert.progress:
+            return b""
+        told: dict[str, Any] = {
+            "stage": progress.stage,
+            "done": progress.done,
+            "total": progress.total,
+        }
+        optional = {"index": progress.index, "edge": progress.edge, "text": progress.text or None}
+        told.update({key: value for key, value in optional.items() if value is not None})
+        return self._chunk(index, {}, picert=told)
 
-async def _accept(http: HttpRequest, door: ChatDoor) -> _Exchange:
-    """Read and check a request. Raises PicertError, or HTTPException for a body that is no JSON of
-    bearable size.
-    """
-    given = _checked_id(http.headers.get("x-request-id"), "X-Request-Id")
-    http.state.request_id = given
-    chat = parse_chat(await _read_body(http, door.max_body_bytes))
-    given = _checked_id(chat.request_id, "request_id") or given
-    # Clients repeat their ids, and the service's must be unique.
-    unique = f"{given}-{secrets.token_hex(4)}" if given else secrets.token_hex(16)
-    http.state.request_id = given or unique
-    model = require_model(door.models, chat.model) if chat.model else door.models[0]
-    request = to_request(chat, unique, door.defaults, door.deadline_s)
-    if chat.stream:  # the plan is a Progress event, and the headers name its route
-        request = msgspec.structs.replace(request, progress=True)
-    chunks = sse.Chunks(
-        *(f"chatcmpl-{unique}", int(time.time()), model),
-        include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
-        explain=chat.picert.explain,
-    )
-    return _Exchange(given or unique, chat, Feed(door.service.answer(request), unique), chunks)
+    def end(self, index: int, done: Done) -> bytes:
+        """The last chunk of one answer: no content, the reason, our report."""
+        self._dones.append(done)
+        reader = self.readers[index]
+        rest = b"" if reader is None else self._pieces(index, reader.finish(), ())
+        told = report([done], self.asked.picert.explain).model_dump()
+        reason = _reason(done, reader)
+        return rest + self._chunk(index, {}, finish_reason=reason, picert=told)
 
+    def close(self) -> bytes:
+        """The usage, if asked for, and the end mark."""
+        last = b""
+        if self._include_usage:
+            total = usage(self._dones).model_dump()
+            last = sse.event({**self._head(), "choices": [], "usage": total})
+        return last + sse.END
 
-async def _answer_whole(http: HttpRequest, exchange: _Exchange) -> Response:
-    text, done = await unless_left(http.receive, exchange.feed.whole())
-    await exchange.feed.close()
-    choice = Choice(message=AnswerMessage(content=text), finish_reason=done.finish_reason)
-    completion = ChatCompletion(
-        id=exchange.chunks.id,
-        created=exchange.chunks.created,
-        model=exchange.chunks.model,
-        choices=[choice],
-        usage=usage(done),
-        picert=report(done, exchange.chat.picert.explain),
-    )
-    headers = {
-        "x-request-id": exchange.request_id,
-        "x-picert-route": done.route,
-        "x-picert-edges": ",".join(edges(done)),
-        "x-picert-attempts": str(sum(segment.attempts for segment in done.segments) or 1),
-        "x-picert-queue-ms": f"{done.queue_s * 1000:.0f}",
-    }
-    return JSONResponse(completion.model_dump(), headers=headers)
+    def whole(self, answers: Sequence[Whole]) -> dict[str, Any]:
+        """The body where nothing is streamed."""
+        dones = [answer.done for answer in answers if answer.done is not None]
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [self._choice(i, answer) for i, answer in enumerate(answers)],
+            "usage": usage(dones).model_dump(),
+            "picert": report(dones, self.asked.picert.explain).model_dump(),
+        }
 
+    def _choice(self, index: int, answer: Whole) -> dict[str, Any]:
+        reader = self.readers[index]
+        pieces: list[Piece] = [answer.text]
+        if reader is not None:
+            pieces = [*reader.push(answer.text), *reader.finish()]
+        text = "".join(piece for piece in pieces if isinstance(piece, str))
+        calls = [_named(piece) for piece in pieces if isinstance(piece, ToolCall)]
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message["content"] = text or None
+            message["tool_calls"] = [tool_call(call) for call in calls]
+        assert answer.done is not None
+        return {
+            "index": index,
+            "message": message,
+            "finish_reason": _reason(answer.done, reader),
+            "logprobs": self._logprobs(answer.logprobs),
+        }
 
-async def _begin_stream(
-    http: HttpRequest, exchange: _Exchange, keep_alive_s: float
-) -> _EventStream:
-    """The response, once the service has begun to answer: an error until then has a status of its
-    own.
-    """
-    opening = await unless_left(http.receive, exchange.feed.opening(keep_alive_s))
-    headers = {
-        "x-request-id": exchange.request_id,
-        "content-type": "text/event-stream; charset=utf-8",
-        "cache-control": "no-cache",
-        "x-accel-buffering": "no",  # a proxy shall pass events on as they come
-    }
-    for event in opening:
-        if isinstance(event, Progress) and event.stage == "plan":
-            headers["x-picert-route"] = event.text
-    return _EventStream(exchange, opening, keep_alive_s, headers)
-
-
-class _EventStream(Response):
-    """A streamed answer. Closes its feed however it ends; Starlette's own streams leave that to the
-    collector.
-    """
-
-    def __init__(
-        self,
-        exchange: _Exchange,
-        opening: list[AnswerEvent],
-        keep_alive_s: float,
-        headers: dict[str, str],
-    ) -> None:
-        super().__init__(headers=headers)
-        del self.headers["content-length"]
-        self._exchange = exchange
-        self._opening = opening
-        self._keep_alive_s = keep_alive_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send every event, until the end or until the client has left."""
-        try:
-            await unless_left(receive, self._send(send))
-        except (Cancelled, OSError) as left:
-            logger.debug("%s", left, extra={"request_id": self._exchange.request_id})
-        finally:
-            await self._exchange.feed.close()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            async for piece in self._pieces():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except PicertError as error:
-            last = sse.event(sse.error_body(error))
-            await send({"type": "http.response.body", "body": last, "more_body": True})
-        await self._exchange.feed.close()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        """The stream's bytes, event by event, with something said at least every `keep_alive_s`."""
-        exchange, chunks = self._exchange, self._exchange.chunks
-        yield chunks.role()
-        quiet_since = time.monotonic()
-        while True:
-            if self._opening:
-                event: AnswerEvent | None = self._opening.pop(0)
+    def _pieces(self, index: int, pieces: Sequence[Piece], tokens: Sequence[TokenLogprob]) -> bytes:
+        """Chunks of text and calls; the tokens go with the first."""
+        chunks = []
+        reader = self.readers[index]
+        num_new = sum(isinstance(piece, ToolCall) for piece in pieces)
+        number = reader.num_calls - num_new if reader is not None else 0
+        for piece in pieces:
+            if isinstance(piece, str):
+                chunks.append(self._chunk(index, {"content": piece}, tokens))
             else:
-                patience_s = quiet_since + self._keep_alive_s - time.monotonic()
-                event = await exchange.feed.next(max(0.0, patience_s))
-            piece = self._piece(event)
-            if piece:
-                yield piece
-                quiet_since = time.monotonic()
-            if isinstance(event, Done):
-                return
+                call = {"index": number, **tool_call(_named(piece))}
+                chunks.append(self._chunk(index, {"tool_calls": [call]}, tokens))
+                number += 1
+            tokens = ()
+        if tokens:
+            chunks.append(self._chunk(index, {"content": ""}, tokens))
+        return b"".join(chunks)
 
-    def _piece(self, event: AnswerEvent | None) -> bytes:
-        """What one event looks like on the wire; nothing for one that was not asked for."""
-        chunks = self._exchange.chunks
-        if event is None:
-            return sse.KEEP_ALIVE
-        if isinstance(event, TextDelta):
-            return chunks.text(event) if event.text else b""
-        if isinstance(event, Progress):
-            return chunks.progress(event) if self._exchange.chat.picert.progress else b""
-        return chunks.end(event)
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        tokens: Sequence[TokenLogprob] = (),
+        finish_reason: str | None = None,
+        **more: Any,
+    ) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": self._logprobs(tokens) if tokens else None,
+            "finish_reason": finish_reason,
+        }
+        empty = {"usage": None} if self._include_usage else {}
+        return sse.event({**self._head(), "choices": [choice], **empty, **more})
 
+    def _head(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+        }
 
-async def _read_body(http: HttpRequest, limit: int) -> bytes:
-    """The whole body. Raises HTTPException 415 if it is not declared as JSON, 413 if it is over
-    `limit` bytes.
-    """
-    kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HTTPException(
-            415, f"Content-Type is {kind[:60] or 'missing'!r}: send JSON as application/json"
-        )
-    body = bytearray()
-    too_large = HTTPException(
-        413, f"the body is over {limit:,} bytes, the limit: send a shorter conversation"
-    )
-    announced = http.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large
-    async for piece in http.stream():
-        body += piece
-        if len(body) > limit:
-            raise too_large
-    return bytes(body)
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        return chat_logprobs(tokens, self.token_bytes) if self.asked.logprobs else None
+
+    @property
+    def _include_usage(self) -> bool:
+        options = self.asked.stream_options
+        return options is not None and options.include_usage
 
 
-def _checked_id(given: str | None, name: str) -> str | None:
-    if given is not None and not _REQUEST_ID.fullmatch(given):
-        raise InvalidRequest(
-            f"{name} is {given[:60]!r}: give 1 to 128 letters, digits or . _ : @ + = -", param=name
-        )
-    return given
+def _reason(done: Done, reader: CallReader | None) -> str:
+    called = reader is not None and reader.num_calls > 0
+    return "tool_calls" if called and done.finish_reason == "stop" else done.finish_reason
+
+
+def _named(call: ToolCall) -> ToolCall:
+    """A call with an id, which the tool's turn will repeat."""
+    return msgspec.structs.replace(call, id=f"call_{secrets.token_hex(12)}")

@@ -33,6 +33,8 @@ Stage = Literal["plan", "sketch", "expand", "segment_done", "repair"]
 class Counter(Protocol):
     """What the draft needs of the cloud's tokenizer: the measure of the visible answer."""
 
+    eos_token_ids: tuple[int, ...]
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""
         ...
@@ -76,6 +78,7 @@ class Draft:
         self._first_text_s: float | None = None
         self._text: list[str] = []
         self._num_tokens = 0  # of _text; an upper bound until it is settled
+        self._num_drawn: int | None = None  # tokens of an answer that one sequence wrote whole
         self._outbox: asyncio.Queue[TextDelta | Progress | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
@@ -123,6 +126,22 @@ class Draft:
         if text:
             self._text.append(text)
             self._outbox.put_nowait(TextDelta(self.request.request_id, index, 0, text))
+
+    def pass_on(self, output: Output) -> None:
+        """Show what a sequence of the cloud's engine adds, where it writes the whole answer: its
+        tokens are counted as they were drawn, and the engine keeps to max_tokens.
+        """
+        tokens, logprobs = output.token_ids, output.logprobs or ()
+        is_end = output.finish_reason == "stop" and self._is_end(tokens[-1:])
+        self._num_drawn = output.num_completion_tokens - is_end
+        shown = logprobs[:-1] if is_end else logprobs
+        if output.text or shown:
+            self._text.append(output.text)
+            self._outbox.put_nowait(
+                TextDelta(self.request.request_id, 0, 0, output.text, tuple(shown))
+            )
+        if output.finish_reason == "length":
+            self.finish_reason = "length"
 
     def note(self, stage: Stage, **fields: Any) -> None:
         """Tell a caller who asked for progress what is going on, and keep when it was."""
@@ -195,7 +214,7 @@ class Draft:
             segments=tuple(self.reports[index] for index in sorted(self.reports)),
             usage=Usage(**self._usage),
             prompt_tokens=self.prompt_tokens,
-            completion_tokens=len(self._tokenizer.encode("".join(self._text))),
+            completion_tokens=self._completion_tokens(),
             queue_s=self.queue_s,
             sketch_s=self.sketch_s,
             first_text_s=self._first_text_s or 0.0,
@@ -222,6 +241,15 @@ class Draft:
         if not task.cancelled() and self._error is None:
             self._error = task.exception()
         self._outbox.put_nowait(None)  # wake the consumer
+
+    def _is_end(self, token_ids: tuple[int, ...]) -> bool:
+        ends = (*self._tokenizer.eos_token_ids, *self.request.sampling.stop_token_ids)
+        return any(token_id in ends for token_id in token_ids)
+
+    def _completion_tokens(self) -> int:
+        if self._num_drawn is not None:
+            return self._num_drawn
+        return len(self._tokenizer.encode("".join(self._text)))
 
     def _fit(self, text: str) -> str:
         """`text` or the head of it that max_tokens leaves room for.

@@ -1,12 +1,14 @@
 """The front door: the application with its endpoints and the shape of its errors.
 
-`POST /v1/chat/completions` is in `chat`, the socket and the server's life in `server`.
+What answers questions is in `chat`, `completions` and `tokens`, the socket and the server's life in
+`server`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,9 +19,15 @@ from starlette.exceptions import HTTPException
 
 from picert import __version__
 from picert.cloud import sse
-from picert.cloud.chat import ChatDoor, Service, add_chat, require_model
+from picert.cloud.asking import Defaults
+from picert.cloud.chat import add_chat
+from picert.cloud.completions import add_completions
+from picert.cloud.exchange import Answering, ModelFacts, Service, require_model
+from picert.cloud.openai_response import ErrorBody, ModelList, ModelOut
+from picert.cloud.openapi import Responses, document
+from picert.cloud.tokens import add_tokens
 from picert.errors import PicertError
-from picert.messages import PROTOCOL_VERSION, SamplingParams
+from picert.messages import PROTOCOL_VERSION
 
 _RETRY_AFTER_S: Mapping[int, str] = MappingProxyType({429: "1", 503: "2"})
 _CODES: Mapping[int, str] = MappingProxyType(
@@ -59,38 +67,42 @@ def create_app(
     service: Service,
     health: Callable[[], Health],
     models: Sequence[ServedModel],
+    facts: ModelFacts,
     limits: HttpLimits | None = None,
-    default_sampling: SamplingParams | None = None,
 ) -> FastAPI:
-    """The application. `default_sampling` (the model's generation config) fills in what a request
-    leaves out.
-    """
+    """The application: `models` are names of the one model that `facts` is about."""
     limits = limits or HttpLimits()
-    door = ChatDoor(
+    template = facts.tokens.chat_template.source
+    answering = Answering(
         service,
         tuple(model.id for model in models),
-        default_sampling or SamplingParams(),
+        facts,
+        Defaults(facts.sampling, limits.deadline_s, template),
         limits.max_body_bytes,
-        limits.deadline_s,
         limits.keep_alive_s,
     )
     app = FastAPI(title="picert", version=__version__, docs_url=None, redoc_url=None)
     app.add_exception_handler(PicertError, _on_picert_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
-    add_chat(app, door)
+    add_chat(app, answering)
+    add_completions(app, answering)
+    add_tokens(app, answering)
     _add_models(app, {model.id: model for model in models})
     _add_health(app, health)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     return app
 
 
 def _add_models(app: FastAPI, models: Mapping[str, ServedModel]) -> None:
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses={200: {"model": ModelList}})
     async def list_models() -> dict[str, Any]:
         """The names that `model` may be."""
         return {"object": "list", "data": [_model_object(model) for model in models.values()]}
 
-    @app.get("/v1/models/{model_id:path}")
+    found: Responses = {200: {"model": ModelOut}, 404: {"model": ErrorBody}}
+
+    @app.get("/v1/models/{model_id:path}", responses=found)
     async def get_model(model_id: str) -> dict[str, Any]:
         """One of them."""
         return _model_object(models[require_model(tuple(models), model_id)])

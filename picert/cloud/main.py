@@ -22,6 +22,7 @@ from picert.cloud.admin import add_admin
 from picert.cloud.door import Door, open_door
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
+from picert.cloud.exchange import ModelFacts
 from picert.cloud.health import health, wind_down
 from picert.cloud.http import HttpLimits, ServedModel, create_app
 from picert.cloud.metrics import add_metrics, new_registry
@@ -109,8 +110,8 @@ async def _serve(
         service,
         lambda: health(loop, service.admission, pool, following),
         [ServedModel(config.served_model_name or config.engine.model, int(time.time()))],
+        ModelFacts(loop.engine.tokenizer, loop.engine.max_model_len, defaults),
         HttpLimits(deadline_s=config.deadline_s),
-        defaults,
     )
     add_admin(app, service, pool, link)
     add_metrics(app, new_registry(loop, service.tally, pool, link))

@@ -1,167 +1,140 @@
-"""A chat request as OpenAI's clients send it: read, checked, and turned into what the service
-takes.
+"""Bodies as OpenAI's clients send them: read and checked, the field at fault named.
 
-A field that OpenAI or vLLM defines and picert does not serve yet is refused by name unless its
-value asks for nothing (`_NEUTRAL`); a field that nobody knows is accepted and logged, because
-clients send new ones.
+What a checked request means for the service is in `asking`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import TypeVar
 
-import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
+from picert.cloud import openai_refused as refused
+from picert.cloud.openai_refused import Neutral, refuse_unsupported
+from picert.cloud.openai_schema import (
+    MAX_CHOICES,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Message,
+    StreamOptions,
+    TokenizeRequest,
+    shown,
+)
 from picert.errors import InvalidJson, InvalidRequest
-from picert.log import get_logger
-from picert.messages import ChatMessage, Request, Route, SamplingParams
 
-logger = get_logger(__name__)
-
-# Known fields that are not served, and the values of each that ask for nothing.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        # OpenAI
-        "n": (1,),
-        "logprobs": (False,),
-        "top_logprobs": (0,),
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
-        "functions": ([],),
-        "function_call": ("none", "auto"),
-        "response_format": ({"type": "text"},),
-        "modalities": (["text"],),
-        "audio": (),
-        "prediction": (),
-        "reasoning_effort": ("none",),
-        "verbosity": (),
-        "service_tier": ("auto", "default"),
-        "store": (False,),
-        "metadata": ({},),
-        "web_search_options": (),
-        # vLLM
-        "skip_special_tokens": (True,),
-        "spaces_between_special_tokens": (True,),
-        "add_generation_prompt": (True,),
-        "add_special_tokens": (False,),
-        "continue_final_message": (False,),
-        "include_stop_str_in_output": (False,),
-        "priority": (0,),
-        "echo": (False,),
-        "best_of": (1,),
-        "use_beam_search": (False,),
-        "length_penalty": (1.0,),
-        "prompt_logprobs": (),
-        "truncate_prompt_tokens": (),
-        "allowed_token_ids": ([],),
-        "bad_words": ([],),
-        "chat_template": (),
-        "chat_template_kwargs": ({},),
-        "documents": ([],),
-        "mm_processor_kwargs": ({},),
-        "structured_outputs": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "logits_processors": ([],),
-    }
-)
-# The same for one message: what an answer holds when a client sends it back as it came.
-_NEUTRAL_IN_MESSAGE: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "name": (),
-        "refusal": (),
-        "annotations": ([],),
-        "audio": (),
-        "tool_calls": ([],),
-        "tool_call_id": (),
-        "function_call": (),
-        "reasoning_content": ("",),
-    }
-)
-_SHOWN_CHARS = 60  # of a refused value, in the message
-_RENAMED = ("max_tokens", "stop", "stop_token_ids")  # need more than a copy
-
-
-class _Input(BaseModel):
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-class Message(_Input):
-    """One turn; content of several text parts is joined."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join_parts(cls, content: Any) -> Any:
-        if not isinstance(content, list):
-            return content
-        return "".join(_text_of(part, i) for i, part in enumerate(content))
-
-
-class StreamOptions(_Input):
-    """`stream_options`."""
-
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
-
-
-class PicertOptions(_Input):
-    """Our own wishes, under the key `picert`; an unknown one is refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    route: Route = "auto"
-    sketch_tokens: int | None = Field(default=None, ge=8, le=4096)
-    deadline_ms: int | None = Field(default=None, ge=1, le=3_600_000)
-    explain: bool = False
-    progress: bool = False
-
-
-class ChatRequest(_Input):
-    """The body of `POST /v1/chat/completions`."""
-
-    messages: list[Message] = Field(min_length=1)
-    model: str | None = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    min_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[Annotated[int, Field(strict=False, ge=0)], float] | None = None
-    seed: int | None = None
-    stop: list[str] | None = Field(default=None, max_length=4)
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    user: str | None = None  # accepted; nothing is done with it
-    request_id: str | None = None
-    picert: PicertOptions = PicertOptions()
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _one_stop(cls, stop: Any) -> Any:
-        return [stop] if isinstance(stop, str) else stop
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 def parse_chat(body: bytes) -> ChatRequest:
-    """The request in `body`. Raises InvalidJson, or InvalidRequest that names the field."""
+    """A chat request. Raises InvalidJson, or InvalidRequest that names the field."""
+    chat = _parse(ChatRequest, body, refused.IN_CHAT)
+    _check_stream_options(chat.stream, chat.stream_options)
+    check_messages(chat.messages, chat.continue_final_message, chat.add_generation_prompt)
+    if chat.top_logprobs is not None and not chat.logprobs and chat.top_logprobs > 0:
+        raise InvalidRequest(
+            f"top_logprobs is {chat.top_logprobs} and logprobs is not true: set it too",
+            param="top_logprobs",
+        )
+    return chat
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """A request for a plain completion. Raises as `parse_chat` does."""
+    asked = _parse(CompletionRequest, body, refused.IN_COMPLETION)
+    _check_stream_options(asked.stream, asked.stream_options)
+    if asked.echo and asked.logprobs is not None:
+        raise InvalidRequest(
+            "echo is true and logprobs is set: log-probabilities of a prompt are not computed, "
+            "leave out one",
+            param="echo",
+        )
+    num_prompts = len(prompts(asked))
+    if not 1 <= num_prompts * asked.n <= MAX_CHOICES:
+        raise InvalidRequest(
+            f"prompt holds {num_prompts} prompts and n is {asked.n}: give at least one prompt, "
+            f"and ask for at most {MAX_CHOICES} answers",
+            param="prompt",
+        )
+    return asked
+
+
+def prompts(asked: CompletionRequest) -> list[str | tuple[int, ...]]:
+    """Each prompt of a request, texts and token ids."""
+    given = asked.prompt
+    if isinstance(given, str):
+        return [given]
+    if given and isinstance(given[0], int):
+        return [tuple(token for token in given if isinstance(token, int))]
+    return [
+        prompt if isinstance(prompt, str) else tuple(prompt)
+        for prompt in given
+        if not isinstance(prompt, int)
+    ]
+
+
+def parse_tokenize(body: bytes) -> TokenizeRequest:
+    """A text or a conversation to count. Raises as `parse_chat` does."""
+    asked = _parse(TokenizeRequest, body, refused.IN_TOKENIZE)
+    if (asked.prompt is None) == (asked.messages is None):
+        raise InvalidRequest("give prompt or messages, one of them", param="prompt")
+    if asked.messages is not None:
+        check_messages(asked.messages, asked.continue_final_message, asked.add_generation_prompt)
+    return asked
+
+
+def parse_detokenize(body: bytes) -> DetokenizeRequest:
+    """Tokens to read. Raises as `parse_chat` does."""
+    return _parse(DetokenizeRequest, body, {})
+
+
+def check_messages(
+    messages: list[Message], continues: bool, add_generation_prompt: bool | None
+) -> None:
+    """Raises InvalidRequest for turns that lack something, and for a last one that cannot be
+    answered.
+    """
+    for i, message in enumerate(messages):
+        refuse_unsupported(message.model_extra, refused.IN_MESSAGE, f"messages[{i}].")
+        given = message.model_fields_set & {"content", "tool_calls"}
+        if not given or (message.role != "assistant" and "content" not in given):
+            name = f"messages[{i}].content"
+            raise InvalidRequest(f"{name} is missing", param=name)
+        if message.tool_calls and message.role != "assistant":
+            name = f"messages[{i}].tool_calls"
+            raise InvalidRequest(f"{name}: only the assistant calls tools", param=name)
+    last = messages[-1]
+    if last.role == "user" and not last.content.strip():
+        name = f"messages[{len(messages) - 1}].content"
+        raise InvalidRequest(f"{name} is empty: write a question", param=name)
+    if not continues:
+        return
+    if add_generation_prompt:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt are both true: a turn is continued "
+            "or a new one opened",
+            param="continue_final_message",
+        )
+    if last.role != "assistant" or last.tool_calls or len(messages) < 2:
+        raise InvalidRequest(
+            "continue_final_message is true: the last message must be the assistant's, after "
+            "another, and without tool calls",
+            param="continue_final_message",
+        )
+
+
+def _check_stream_options(stream: bool, options: StreamOptions | None) -> None:
+    if options is None:
+        return
+    if not stream:
+        raise InvalidRequest(
+            "stream_options is set and stream is not true: leave it out", param="stream_options"
+        )
+    refuse_unsupported(options.model_extra, refused.IN_STREAM_OPTIONS, "stream_options.")
+
+
+def _parse(model: type[BodyT], body: bytes, neutral: Neutral) -> BodyT:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -169,49 +142,11 @@ def parse_chat(body: bytes) -> ChatRequest:
             f"the body is not UTF-8 at byte {error.start}: send JSON as UTF-8"
         ) from None
     try:
-        chat = ChatRequest.model_validate_json(text)
+        parsed = model.model_validate_json(text)
     except ValidationError as error:
         raise _as_invalid(error.errors(include_url=False)[0]) from None
-    _refuse_unsupported(chat.model_extra or {}, _NEUTRAL, "")
-    for i, message in enumerate(chat.messages):
-        _refuse_unsupported(message.model_extra or {}, _NEUTRAL_IN_MESSAGE, f"messages[{i}].")
-    last = len(chat.messages) - 1
-    if not chat.messages[last].content.strip():
-        name = f"messages[{last}].content"
-        raise InvalidRequest(f"{name} is empty: write a question", param=name)
-    return chat
-
-
-def to_request(
-    chat: ChatRequest, request_id: str, defaults: SamplingParams, deadline_s: float
-) -> Request:
-    """What the cloud service takes; fields that were not sent come from `defaults`. Raises
-    InvalidRequest.
-    """
-    ours = chat.picert
-    return Request(
-        request_id=request_id,
-        messages=tuple(
-            ChatMessage("system" if m.role == "developer" else m.role, m.content)
-            for m in chat.messages
-        ),
-        sampling=_sampling(chat, defaults),
-        route=ours.route,
-        sketch_tokens=ours.sketch_tokens,
-        deadline_s=deadline_s if ours.deadline_ms is None else ours.deadline_ms / 1000,
-        progress=ours.progress,
-    )
-
-
-def _text_of(part: Any, index: int) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    given = part.get("type") if isinstance(part, dict) else part
-    raise PydanticCustomError(
-        "text_part",
-        "part {index} is {given}: only parts of the form {wanted} are supported",
-        {"index": index, "given": _shown(given), "wanted": '{"type": "text", "text": "…"}'},
-    )
+    refuse_unsupported(parsed.model_extra, neutral)
+    return parsed
 
 
 def _as_invalid(detail: ErrorDetails) -> InvalidRequest:
@@ -222,53 +157,18 @@ def _as_invalid(detail: ErrorDetails) -> InvalidRequest:
         return InvalidRequest(f"{name} is missing", param=name)
     problem = detail["msg"][:1].lower() + detail["msg"][1:]
     if not name:
-        return InvalidRequest(f"the body: {problem} (given {_shown(detail['input'])})")
-    return InvalidRequest(f"{name}: {problem} (given {_shown(detail['input'])})", param=name)
+        return InvalidRequest(f"the body: {problem} (given {shown(detail['input'])})")
+    return InvalidRequest(f"{name}: {problem} (given {shown(detail['input'])})", param=name)
+
+
+# Where several kinds are possible pydantic names the one it tried, which no client has written.
+_UNIONS = frozenset({"response_format", "prompt", "tool_choice"})
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
     """`messages[0].content`, as OpenAI spells the place of a field."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc]
-    return "".join(parts).removeprefix(".").removesuffix(".[key]")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
-
-
-def _refuse_unsupported(
-    extra: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]], prefix: str
-) -> None:
-    for name, value in extra.items():
-        if name not in neutral:
-            logger.debug("unknown field %s%s is ignored", prefix, name)
-        elif value is not None and value not in neutral[name]:
-            field = prefix + name
-            raise InvalidRequest(
-                f"{field} is {_shown(value)}, which is not supported: leave it out", param=field
-            )
-
-
-def _sampling(chat: ChatRequest, defaults: SamplingParams) -> SamplingParams:
-    given: dict[str, Any] = {
-        name: value
-        for name in SamplingParams.__struct_fields__
-        if name in ChatRequest.model_fields
-        and name not in _RENAMED
-        and (value := getattr(chat, name)) is not None
-    }
-    if chat.stop is not None:
-        given["stop"] = tuple(chat.stop)
-    if chat.stop_token_ids is not None:
-        given["stop_token_ids"] = tuple(chat.stop_token_ids)
-    budgets = {chat.max_tokens, chat.max_completion_tokens} - {None}
-    if len(budgets) > 1:
-        raise InvalidRequest(
-            f"max_tokens is {chat.max_tokens} and max_completion_tokens is "
-            f"{chat.max_completion_tokens}: give one of them",
-            param="max_tokens",
-        )
-    if budgets:
-        given["max_tokens"] = budgets.pop()
-    return msgspec.structs.replace(defaults, **given)
+    head, *rest = loc or ("",)
+    if head in _UNIONS:
+        rest = rest[1:]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest]
+    return f"{head}{''.join(parts)}".removesuffix(".[key]")

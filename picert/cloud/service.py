@@ -128,13 +128,18 @@ class CloudService:
     async def _direct(self, draft: Draft, written: str = "") -> None:
         """The cloud answers whole; `written` is answer text that was shown before."""
         request = draft.request
-        prompt = self._prompts.direct(request.messages, request.sampling, written)
+        prompt = self._prompts.direct(request, written)
         async with aclosing(self._writer.write(draft, "answer", prompt)) as outputs:
             async for output in outputs:
-                draft.say(output.text)
-                if output.finish_reason == "length":
-                    draft.finish_reason = "length"
-        if not written and draft.finish_reason == "stop":
+                if written:
+                    draft.say(output.text)
+                else:
+                    draft.pass_on(output)
+        if output.finish_reason == "error":
+            raise PicertError("the answer ended early: no token could be drawn")
+        if output.finish_reason == "length":
+            draft.finish_reason = "length"
+        elif request.messages and not written:
             question = request.messages[-1].content
             self._lengths.observe(question, output.num_completion_tokens)
 
@@ -167,7 +172,7 @@ class CloudService:
     def _plan(self, draft: Draft) -> Plan:
         """Choose the route, from the wording, the predicted length and the load."""
         request = draft.request
-        draft.prompt_tokens = self._writer.count_prompt(request.messages)
+        draft.prompt_tokens = len(self._writer.encode(self._prompts.direct(request)))
         features = read_request(request, draft.prompt_tokens, self._lengths, self._heads)
         policy, writer = self._config.policy, self._writer
         load = replace(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from importlib import import_module
+from typing import Protocol
 
 from picert.cloud.draft import Draft
 from picert.engine.loop import EngineLoop
+from picert.engine.sampler import TokenMask
 from picert.engine.sequence import Output, Terms
-from picert.messages import ChatMessage
+from picert.errors import InvalidRequest
+from picert.messages import Grammar
 from picert.pice.profile import SpeedProfile
 from picert.pice.prompts import Prompt
+
+
+class Compiler(Protocol):
+    """picert.engine.grammar's, which loads with the first text whose form is prescribed."""
+
+    def compile(self, grammar: Grammar) -> TokenMask:
+        """What a text may be. Raises InvalidRequest."""
+        ...
 
 
 class CloudWriter:
@@ -34,22 +47,35 @@ class CloudWriter:
         self._loop = loop
         self._clock = clock
         self._queue_timeout_s = queue_timeout_s
+        self._compiler: Compiler | None = None
 
-    def count_prompt(self, messages: Sequence[ChatMessage]) -> int:
-        """Tokens of a conversation as this model reads it.
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt as this model reads it.
 
-        Raises InvalidRequest where its template refuses it.
+        Raises InvalidRequest where its template refuses the messages.
         """
-        return len(self.tokenizer.encode_chat(messages))
+        if isinstance(prompt.raw, str):
+            return self.tokenizer.encode_prompt(prompt.raw)
+        if prompt.raw is not None:
+            return [*prompt.raw]
+        return self.tokenizer.encode_chat(
+            prompt.messages,
+            add_generation_prompt=prompt.add_generation_prompt,
+            prefill=prompt.prefill,
+            tools=prompt.tools,
+        )
 
     async def write(self, draft: Draft, part: str, prompt: Prompt) -> AsyncGenerator[Output, None]:
         """Outputs of one text; `part` names it within its request.
 
-        Closing the iterator aborts the sequence.
+        Closing the iterator aborts the sequence. Raises InvalidRequest for a prompt or a grammar
+        that cannot be served.
         """
-        ids = self.tokenizer.encode_chat(prompt.messages, prefill=prompt.prefill)
+        ids = self.encode(prompt)
+        mask = None if prompt.grammar is None else await self._mask(prompt.grammar)
         name = f"{draft.request.request_id}/{part}"
-        stream = self._loop.stream(name, ids, prompt.sampling, terms=self._terms(draft))
+        terms = self._terms(draft)
+        stream = self._loop.stream(name, ids, prompt.sampling, terms=terms, mask=mask)
         expected = min(prompt.sampling.max_tokens, draft.expected_tokens)
         began, last = self._clock(), None
         self.num_running += 1
@@ -64,6 +90,10 @@ class CloudWriter:
                     last = output
                     self._left[name] = max(0, expected - output.num_completion_tokens)
                     yield output
+        except InvalidRequest as error:
+            if error.param == "prompt" and prompt.raw is None:
+                error.param = "messages"  # as the request calls it
+            raise
         finally:
             self.num_running -= 1
             del self._left[name]
@@ -81,6 +111,13 @@ class CloudWriter:
             priority=draft.request.priority - begun,
             is_owed=begun,
         )
+
+    async def _mask(self, grammar: Grammar) -> TokenMask:
+        """What the text may be; in a thread, because the first one indexes the vocabulary."""
+        if self._compiler is None:
+            module = import_module("picert.engine.grammar")
+            self._compiler = module.GrammarCompiler(self.tokenizer)
+        return await asyncio.to_thread(self._compiler.compile, grammar)
 
     @property
     def backlog_s(self) -> float:

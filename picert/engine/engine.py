@@ -28,12 +28,12 @@ from picert.engine.sampler import (
     sampling_state,
 )
 from picert.engine.scheduler import Scheduler, SchedulerLimits
-from picert.engine.sequence import NO_TERMS, Output, Sequence, Terms, Times, TokenLogprob
+from picert.engine.sequence import NO_TERMS, Output, Sequence, Terms, Times
 from picert.engine.stats import EngineStats
 from picert.engine.waiting import Waiting
 from picert.errors import ContextLengthExceeded, InvalidRequest, Unavailable
 from picert.log import get_logger
-from picert.messages import SamplingParams
+from picert.messages import SamplingParams, TokenLogprob
 from picert.models.tokenizer import Tokenizer, load_tokenizer
 from picert.models.weights import load_checkpoint
 

@@ -16,9 +16,9 @@ import msgspec
 from picert import hub
 from picert.config import EngineConfig, build
 from picert.engine.engine import Engine, load_engine
-from picert.engine.sequence import Output, TokenLogprob
+from picert.engine.sequence import Output
 from picert.errors import InvalidRequest
-from picert.messages import ChatMessage, FinishReason, SamplingParams
+from picert.messages import ChatMessage, FinishReason, SamplingParams, TokenLogprob
 
 TokenIds = Sequence[int]
 Message = ChatMessage | Mapping[str, str]  # a mapping has "role" and "content"

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picert import _C
-from picert.engine.sequence import TokenLogprob
-from picert.messages import SamplingParams
+from picert.messages import SamplingParams, TokenLogprob
 
 FloatArray = NDArray[np.float32]
 Masks = list[NDArray[np.bool_] | None]  # of each row what it allows; empty where all allow all

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from picert.messages import FinishReason, SamplingParams
+from picert.messages import FinishReason, SamplingParams, TokenLogprob
 
 
 class TextDecoder(Protocol):
@@ -25,19 +25,7 @@ class TextDecoder(Protocol):
         ...
 
 
-# What is made for every token is a Struct outside the garbage collector's sight: cheaper to make
-# than a frozen dataclass, and no reason for a collection.
-class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
-    """A sampled token with its log-probability under the model itself, before params change it.
-
-    `top` holds the n best (token id, log-probability) pairs, best first, if params asked for them.
-    """
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
+# Made for every token, so outside the garbage collector's sight.
 class Output(msgspec.Struct, frozen=True, gc=False):
     """What one step added to one request. The one with a `finish_reason` is its last."""
 

@@ -39,7 +39,22 @@ def read_request(
         sketch_tokens=request.sketch_tokens,
         points=requested_points(question),
         obstacles=_obstacles(request),
+        only_direct=_only_direct(request),
     )
+
+
+def _only_direct(request: Request) -> str | None:
+    """What of a request edges do not get to see, and a merged answer has not."""
+    checks = (
+        (request.prompt is not None, "a raw prompt is completed as it stands"),
+        (request.num_choices > 1, "several answers are asked for"),
+        (bool(request.tools), "tools are given"),
+        (request.grammar is not None, "the form of the answer is prescribed"),
+        (request.sampling.logprobs is not None, "log-probabilities are asked for"),
+        (bool(request.opening), "the answer's turn has begun"),
+        (not request.add_generation_prompt, "the last turn is to be continued"),
+    )
+    return next((reason for holds, reason in checks if holds), None)
 
 
 def _obstacles(request: Request) -> tuple[str, ...]:
@@ -50,7 +65,6 @@ def _obstacles(request: Request) -> tuple[str, ...]:
         (len(request.messages) > len(system) + 1, "the conversation has earlier turns"),
         (any(not _is_neutral(m) for m in system), "the system message asks for more than help"),
         (bool(sampling.stop or sampling.stop_token_ids), "stop strings or tokens are set"),
-        (sampling.logprobs is not None, "log-probabilities are asked for"),
         (bool(sampling.logit_bias), "logit_bias is set"),
         (sampling.min_tokens > 0 or sampling.ignore_eos, "a minimum length is set"),
     )

@@ -44,6 +44,7 @@ class PlanInput:
     sketch_tokens: int | None = None
     points: int | None = None  # items that the question asks for
     obstacles: tuple[str, ...] = ()  # why this request, whatever its question, should not be split
+    only_direct: str | None = None  # why nobody but the cloud can answer it, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ def plan(
     serve it; the last reason says what decided."""
     if features.route == "direct":
         return Plan("direct", ("the request asks for a direct answer",))
+    if features.only_direct is not None:
+        return Plan("direct", (f"direct: {features.only_direct}",))
     if features.route == "edge_only":
         return _plan_edge_only(features, load, "the request asks for an edge")
     facts = _facts(features, profile)

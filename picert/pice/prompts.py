@@ -8,14 +8,21 @@ one line, so it cannot forge the lines of an outline; chat markers in it are the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from picert.config import read_toml
 from picert.errors import ConfigError, InvalidRequest
-from picert.messages import ChatMessage, ExpandJob, SamplingParams, Segment
+from picert.messages import (
+    ChatMessage,
+    ExpandJob,
+    Grammar,
+    Request,
+    SamplingParams,
+    Segment,
+)
 from picert.pice.sketch import heading
 from picert.pice.wording import one_line
 
@@ -30,11 +37,15 @@ _EXPAND_FIELDS = frozenset({"question", "outline", "number", "line", "heading"})
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What an engine needs to write one text: the turns, the start of the assistant's turn, and
-    how to sample."""
+    how to sample; or `raw`, a text or token ids that are completed as they stand."""
 
     messages: tuple[ChatMessage, ...]
     prefill: str
     sampling: SamplingParams
+    tools: tuple[dict[str, Any], ...] = ()
+    add_generation_prompt: bool = True
+    raw: str | tuple[int, ...] | None = None
+    grammar: Grammar | None = None  # what the text must be
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +78,18 @@ class PromptBook:
     sketch_template: PromptTemplate
     expand_template: PromptTemplate
 
-    def direct(
-        self, messages: Sequence[ChatMessage], sampling: SamplingParams, written: str = ""
-    ) -> Prompt:
+    def direct(self, request: Request, written: str = "") -> Prompt:
         """A whole answer; `written` is answer text that the user has already seen and that is to
         be continued."""
-        return Prompt(tuple(messages), written, sampling)
+        return Prompt(
+            messages=request.messages,
+            prefill=request.opening + written,
+            sampling=request.sampling,
+            tools=request.tools,
+            add_generation_prompt=request.add_generation_prompt,
+            raw=request.prompt,
+            grammar=request.grammar,
+        )
 
     def sketch(self, question: str, max_points: int, sketch_tokens: int) -> Prompt:
         """A sketch of at most `max_points` lines; the prefill "1." is part of the sketch's text."""

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from http_door import MODEL
-from scripted_service import WAIT_S, ScriptedService
+from scripted_service import WAIT_S, ScriptedService, facts
 
 from picert.cloud.door import Door, open_door
 from picert.cloud.http import Health, create_app
@@ -33,7 +33,7 @@ def config(host: str = "127.0.0.1", **access: Any) -> CloudConfig:
 
 @asynccontextmanager
 async def served(door: Door) -> AsyncIterator[str]:
-    app, stop = create_app(ScriptedService([]), Health, [MODEL]), asyncio.Event()
+    app, stop = create_app(ScriptedService([]), Health, [MODEL], facts()), asyncio.Event()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
         serve(

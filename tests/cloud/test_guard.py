@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from http_door import ANSWER, MODEL, QUESTION, URL, error_of
-from scripted_service import ScriptedService
+from scripted_service import ScriptedService, facts
 
 from picert.cloud.guard import Guard
 from picert.cloud.http import Health, create_app
@@ -28,7 +28,7 @@ def keys(user: str | None = USER, admin: str | None = ADMIN) -> Keys:
 async def guarded(
     keys: Keys, *, is_local: bool = False, body_timeout_s: float = 5.0
 ) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(ScriptedService(ANSWER), lambda: Health(None, ("edge-1",)), [MODEL])
+    app = create_app(ScriptedService(ANSWER), lambda: Health(None, ("edge-1",)), [MODEL], facts())
 
     @app.get("/admin/test")
     async def admin() -> str:
@@ -136,7 +136,7 @@ async def test_body_that_drips_is_given_up() -> None:
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    app = create_app(ScriptedService(ANSWER), Health, [MODEL])
+    app = create_app(ScriptedService(ANSWER), Health, [MODEL], facts())
     scope = {
         "type": "http",
         "method": "POST",

@@ -14,6 +14,7 @@ import pytest
 from eventually import eventually
 from fake_engine import Clock, FakeRunner, fake_engine
 from scripted import ScriptedLink
+from scripted_service import facts
 
 from picert.cloud.admin import add_admin
 from picert.cloud.edges import EdgePool
@@ -62,7 +63,7 @@ async def cloud() -> AsyncIterator[Cloud]:
     service = CloudService(loop, pool, load_prompts(), config)
     following = asyncio.create_task(pool.serve())
     now = lambda: health(loop, service.admission, pool, following)  # noqa: E731
-    app = create_app(service, now, [ServedModel("m", 0)])
+    app = create_app(service, now, [ServedModel("m", 0)], facts())
     add_admin(app, service, pool, link)  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:

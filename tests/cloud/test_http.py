@@ -29,7 +29,11 @@ async def test_plain_answer_is_an_openai_chat_completion() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Walk. Rést. 🌱 Eat."},
+                "message": {
+                    "role": "assistant",
+                    "content": "Walk. Rést. 🌱 Eat.",
+                    "refusal": None,
+                },
                 "finish_reason": "stop",
                 "logprobs": None,
             }
@@ -214,7 +218,8 @@ async def test_what_is_left_out_comes_from_the_models_defaults() -> None:
 
 async def test_our_options_reach_the_service() -> None:
     options = {"route": "edge_only", "sketch_tokens": 50, "deadline_ms": 1500, "progress": True}
-    request = await asked(picert=options)
+    request = await asked(picert=options, priority=-3)
+    assert request.priority == -3
     assert (request.route, request.sketch_tokens) == ("edge_only", 50)
     assert (request.deadline_s, request.progress) == (1.5, True)
 

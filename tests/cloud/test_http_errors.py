@@ -68,6 +68,21 @@ async def test_faults_of_ours_are_a_500_without_their_story(script: list[Step]) 
         ({"messages": QUESTION, "picert": {"ensemble": 3}}, "picert.ensemble"),
         ({"messages": QUESTION, "request_id": "a b"}, "request_id"),
         ({"messages": QUESTION, "logit_bias": {"x": 1}}, "logit_bias.x"),
+        ({"messages": QUESTION, "n": 0}, "n"),
+        ({"messages": QUESTION, "n": 1000}, "n"),
+        ({"messages": QUESTION, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"messages": QUESTION, "response_format": {"type": "yaml"}}, "response_format"),
+        (
+            {"messages": QUESTION, "response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+        ),
+        ({"messages": QUESTION, "continue_final_message": True}, "continue_final_message"),
+        ({"messages": QUESTION, "tool_choice": "never"}, "tool_choice"),
+        ({"messages": QUESTION, "priority": "high"}, "priority"),
+        (
+            {"messages": QUESTION, "stream": True, "stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+        ),
     ],
 )
 async def test_bad_fields_are_named(body: dict[str, Any], param: str) -> None:
@@ -83,12 +98,12 @@ async def test_bad_fields_are_named(body: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}),
+        ("top_logprobs", 3),  # without logprobs
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),  # not in the tiny template
+        ("tool_choice", "required"),  # without tools
+        ("stream_options", {"include_usage": True}),  # without stream
+        ("best_of", 2),
+        ("store", True),
         ("service_tier", "flex"),
         ("guided_json", {}),
         ("continue_final_message", True),
@@ -114,10 +129,11 @@ async def test_an_answer_can_be_sent_back_as_it_came() -> None:
     assert [m.role for m in request.messages] == ["user", "assistant", "user"]
 
 
-async def test_tool_calls_in_a_message_are_refused_by_name() -> None:
-    turn = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
-    response = await ask(messages=[*QUESTION, turn, *QUESTION])
-    assert error_of(response)["param"] == "messages[1].tool_calls"
+async def test_calls_of_a_user_are_refused_by_name() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turn = {"role": "user", "content": "a", "tool_calls": [call]}
+    response = await ask(messages=[turn])
+    assert error_of(response)["param"] == "messages[0].tool_calls"
 
 
 async def test_unknown_model_is_a_404_that_names_the_served_one() -> None:

@@ -16,6 +16,7 @@ import httpx
 from fake_engine import FakeRunner, fake_engine
 from prometheus_client.parser import text_string_to_metric_families
 from scripted import ScriptedLink, settle
+from scripted_service import facts
 
 from picert.cloud.edges import EdgePool
 from picert.cloud.http import Health, ServedModel, create_app
@@ -62,7 +63,7 @@ async def cloud() -> AsyncIterator[tuple[httpx.AsyncClient, ScriptedLink, FakeRu
     config = CloudConfig(engine=EngineConfig(model="fake"))
     service = CloudService(loop, pool, load_prompts(), config)
     following = asyncio.create_task(pool.serve())
-    app = create_app(service, Health, [ServedModel("m", 0)])
+    app = create_app(service, Health, [ServedModel("m", 0)], facts())
     add_metrics(app, new_registry(loop, service.tally, pool, link))  # type: ignore[arg-type]
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, closing
 
 import httpx
 import pytest
-from scripted_service import DONE, WAIT_S, ScriptedService, plan, running, text
+from scripted_service import DONE, WAIT_S, ScriptedService, facts, plan, running, text
 
 from picert.cloud.http import Health, ServedModel, create_app
 from picert.cloud.server import bind, serve
@@ -155,6 +155,6 @@ async def test_port_that_was_taken_after_bind_is_refused_by_name() -> None:
     with closing(bind("127.0.0.1", 0)) as first:
         second = bind("127.0.0.1", first.getsockname()[1])
         first.listen()
-        app = create_app(ScriptedService([]), Health, [ServedModel("m", 0)])
+        app = create_app(ScriptedService([]), Health, [ServedModel("m", 0)], facts())
         with pytest.raises(ConfigError, match="give another"):
             await serve(app, second, ready=lambda port: None, stop=asyncio.Event())

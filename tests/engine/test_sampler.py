@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from picert import _C
 from picert.engine.sampler import Sampler, SamplingState, sampling_state
-from picert.engine.sequence import TokenLogprob
-from picert.messages import GREEDY, SamplingParams
+from picert.errors import InvalidRequest
+from picert.messages import GREEDY, SamplingParams, TokenLogprob
 
 VOCAB = 3000
 ISAS = _C.supported_isas()
@@ -187,6 +187,13 @@ def test_logit_bias_of_minus_infinity_bans_a_token() -> None:
     x = logits_of(6)
     params = SamplingParams(temperature=0.0, logit_bias={int(x.argmax()): -math.inf})
     assert token_of(x, params).token_id == int(np.argsort(-x)[1])
+
+
+@pytest.mark.parametrize("bias", [math.nan, math.inf, -1001.0])
+def test_logit_bias_that_is_none_is_refused_wherever_it_stands(bias: float) -> None:
+    for biases in ({1: bias, 2: 3.0}, {2: 3.0, 1: bias}):
+        with pytest.raises(InvalidRequest, match="logit_bias is"):
+            SamplingParams(logit_bias=biases)
 
 
 def test_end_tokens_are_out_of_reach_before_min_tokens() -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from picert.errors import ConfigError
-from picert.messages import ChatMessage, ExpandJob, SamplingParams, Segment
+from picert.messages import ChatMessage, ExpandJob, Request, SamplingParams, Segment
 from picert.pice.prompts import PROMPT_FOLDER, Prompt, PromptBook, load_prompts
 from picert.pice.sketch import SketchParser
 
@@ -36,10 +36,11 @@ def _flat(prompt: Prompt) -> str:
 
 
 def test_a_direct_prompt_is_the_conversation_itself(book: PromptBook) -> None:
-    messages = [ChatMessage("system", "Be brief."), ChatMessage("user", "{question}?")]
+    messages = (ChatMessage("system", "Be brief."), ChatMessage("user", "{question}?"))
     sampling = SamplingParams(max_tokens=5, seed=1)
-    prompt = book.direct(messages, sampling, written="So far")
-    assert prompt == Prompt(tuple(messages), "So far", sampling)
+    request = Request(request_id="r", messages=messages, sampling=sampling)
+    prompt = book.direct(request, written="So far")
+    assert prompt == Prompt(messages, "So far", sampling)
 
 
 def test_a_sketch_prompt_ends_with_the_question_and_opens_the_list(book: PromptBook) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from scripted_service import DONE, ScriptedService, Step, plan, text
+from scripted_service import DONE, ScriptedService, Step, facts, plan, text
 
 from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
 from picert.messages import Request, SamplingParams
@@ -25,7 +25,7 @@ async def door(
     default_sampling: SamplingParams | None = None,
     health: Health | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(service, lambda: health or Health(), [MODEL], limits, default_sampling)
+    app = create_app(service, lambda: health or Health(), [MODEL], facts(default_sampling), limits)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://cloud") as client:
         yield client

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picert.engine.sampler import TokenMask
-from picert.engine.sequence import TokenLogprob
-from picert.messages import SamplingParams
+from picert.messages import SamplingParams, TokenLogprob
 
 Wide = NDArray[np.float64]
 

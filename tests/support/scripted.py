@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 
+from picert.engine.sampler import TokenMask
 from picert.engine.sequence import Output, Terms
 from picert.errors import QueueFull
 from picert.messages import (
@@ -28,13 +29,17 @@ Script = Callable[[str], Sequence[str]]  # a request's part ("sketch", "answer",
 class ByteTokens:
     """A tokenizer of one token a character, for counting and cutting."""
 
+    eos_token_ids = ()
+
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(chr, ids))
 
-    def encode_chat(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[ChatMessage], *, prefill: str = "", **_: object
+    ) -> list[int]:
         return self.encode("\n".join(m.content for m in messages) + prefill)
 
 
@@ -59,6 +64,7 @@ class ScriptedLoop:
         params: SamplingParams,
         *,
         terms: Terms,
+        mask: TokenMask | None = None,
     ) -> AsyncGenerator[Output, None]:
         assert terms.deadline_s is not None
         part = request_id.split("/")[1]

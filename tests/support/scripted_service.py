@@ -11,10 +11,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
+from tiny_vocab import tiny_gguf_tokenizer
 
+from picert.cloud.exchange import ModelFacts
 from picert.cloud.http import Health, HttpLimits, ServedModel, create_app
 from picert.cloud.server import ServerOptions, bind, serve
-from picert.messages import AnswerEvent, Done, Progress, Request, SegmentReport, TextDelta, Usage
+from picert.messages import (
+    AnswerEvent,
+    Done,
+    Progress,
+    Request,
+    SamplingParams,
+    SegmentReport,
+    TextDelta,
+    Usage,
+)
 
 WAIT_S = 10.0  # for anything that should come at once
 Step = AnswerEvent | Exception | asyncio.Event
@@ -85,6 +96,11 @@ def text(content: str, index: int = 0) -> TextDelta:
     return TextDelta("", index, 0, content)
 
 
+def facts(sampling: SamplingParams | None = None) -> ModelFacts:
+    """Of a model with the tiny tokenizer."""
+    return ModelFacts(tiny_gguf_tokenizer(), 512, sampling or SamplingParams())
+
+
 @asynccontextmanager
 async def running(
     service: ScriptedService,
@@ -92,7 +108,8 @@ async def running(
 ) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """A served application: its URL, and the event that stops it."""
     app = create_app(
-        service, Health, [ServedModel("m", 0)], HttpLimits(keep_alive_s=0.05, max_body_bytes=10_000)
+        *(service, Health, [ServedModel("m", 0)], facts()),
+        HttpLimits(keep_alive_s=0.05, max_body_bytes=10_000),
     )
     stop = asyncio.Event()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()

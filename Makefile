@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CPP := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
 MODELS := smollm2-135m-instruct qwen2.5-coder-0.5b-instruct qwen2.5-coder-1.5b-instruct
 
-.PHONY: demo test models lint types format ext clean
+.PHONY: demo test models lint types format docs ext clean
 
 demo: $(STAMP) ## one cloud and two edges on this machine, and a question to them
 	$(BIN)/picert demo
@@ -34,6 +34,9 @@ types: $(STAMP)
 	ln -s "$(CURDIR)/kernels" build/types/picert/kernels
 	ln -s "$(CURDIR)/models" build/types/picert/models
 	cd build/types && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p picert
+
+docs: $(STAMP) ## pages that are made from the code
+	$(BIN)/python -m picert.cloud.field_list > docs/conformance.md
 
 ext: $(STAMP) ## the extension, if a C++ file has changed
 

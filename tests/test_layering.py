@@ -84,6 +84,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cloud.completions": {"fastapi"},
     "cloud.exchange": {"fastapi", "starlette"},
     "cloud.openapi": {"fastapi", "pydantic"},
+    "cloud.field_list": {"pydantic"},
     "cloud.tokens": {"fastapi"},
     "cloud.server": {"starlette", "uvicorn"},
     "cloud.guard": {"starlette"},

@@ -20,8 +20,6 @@ _ANYWHERE: dict[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     "metadata": ({},),
-    "prompt_cache_key": (),
-    "safety_identifier": (),
     # vLLM
     "spaces_between_special_tokens": (True,),
     "include_stop_str_in_output": (False,),

@@ -245,6 +245,10 @@ class _Generation(_Input):
         0, ge=-1_000_000, le=1_000_000, description="lower ones wait less; 0 where it is left out"
     )
     user: str | None = Field(None, description="accepted; nothing is done with it")
+    safety_identifier: str | None = Field(None, description="as `user`")
+    prompt_cache_key: str | None = Field(
+        None, description="accepted; equal beginnings are found without it"
+    )
     request_id: str | None = Field(None, description="comes back as `x-request-id`")
     picert: PicertOptions = Field(PicertOptions(), description="our own wishes, see docs/http.md")
 

@@ -50,7 +50,7 @@ def answers_with(model: type[BaseModel], *, streams: bool = False) -> Responses:
     """What an endpoint answers, for `responses`."""
     good: dict[str, Any] = {"model": model}
     if streams:
-        text = {"schema": {"type": "string", "description": "server-sent events"}}
+        text = {"schema": {"description": "server-sent events, each the JSON of a chunk"}}
         good["content"] = {"text/event-stream": text}
     responses: Responses = {200: good}
     for status, told in _ERRORS.items():

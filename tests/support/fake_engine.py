@@ -121,7 +121,9 @@ class FakeTokenizer:
         """The same for any text: what is not ASCII is a question mark."""
         return self.encode_prompt("".join(c if " " <= c <= "~" else "?" for c in text))
 
-    def encode_chat(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[ChatMessage], *, prefill: str = "", **_: object
+    ) -> list[int]:
         """What was said, without who said it."""
         return self.encode(" ".join(message.content for message in messages) + prefill)
 

@@ -22,6 +22,7 @@ from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
 from picert.engine.runner import ModelIdentity
 from picert.messages import ChatMessage
+from picert.models.chat_template import ChatTemplate
 from picert.models.config import ModelConfig
 
 _TEXTS = {
@@ -126,18 +127,24 @@ class AuthorTokenizer:
 
     vocab_size = VOCAB_SIZE
     eos_token_ids = (END,)
+    chat_template = ChatTemplate(None, {}, {})  # its conversations are not written by one
 
     def encode(self, text: str) -> list[int]:
         return encode(text)
 
     encode_prompt = encode
 
-    def encode_chat(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[ChatMessage], *, prefill: str = "", **_: object
+    ) -> list[int]:
         turns = "".join(f"{_TURN}{m.role}{_SAID}{m.content}" for m in messages)
         return encode(turns + _REPLY + prefill)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return decode(token_ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return decode([token_id]).encode()
 
     def decoder(self, skip_special_tokens: bool = True) -> _Decoder:
         return _Decoder()

@@ -16,24 +16,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from machine import environment
+from pice.command_line import parse
 from pice.judge import Judge, SelfTest
-from pice.load import Load, LoadGenerator, LoadResult, parse_load
-from pice.modes import MODES, parse_modes
-from pice.questions import OWN_SET, Question, parse_classes, pick, read_questions
+from pice.load import Load, LoadGenerator, LoadResult
+from pice.questions import Question, pick, read_questions
 from pice.rows import Cell, Row, cell_head, judge_cell, quality_row, speed_row
 from pice.scorers import HttpScorer, LocalScorer
-from pice.system import Machines, running
+from pice.system import Machines, run_until_told, running
 
 from picert import hub
 from picert.engine.llm import LLM
@@ -41,8 +41,6 @@ from picert.errors import PicertError
 
 _EXPECTED_SHARE = 0.7  # of max_tokens that an answer uses, for the estimate
 _EXPECTED_SPEED_UP = 4.0  # of a saturated cloud over one answer alone, for the estimate
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,8 @@ class Bench:
         if load.is_poisson and self._direct_per_min is None:
             return {**head, "skipped": "direct's saturated rate is not known"}
         try:
-            result, link_bytes = asyncio.run(asyncio.wait_for(self._measure(mode, load), left_s))
+            measuring = asyncio.wait_for(self._measure(mode, load), left_s)
+            result, link_bytes = run_until_told(measuring)
         except asyncio.TimeoutError:
             return {**head, "skipped": "the time of --max-minutes ended it"}
         except PicertError as error:
@@ -125,7 +124,7 @@ def estimate(plan: Plan) -> float:
                 return await system.warm_up()
 
     began = time.monotonic()
-    alone_s = asyncio.run(speed()) * plan.machines.max_tokens * _EXPECTED_SHARE
+    alone_s = run_until_told(speed()) * plan.machines.max_tokens * _EXPECTED_SHARE
     start_s = time.monotonic() - began
     num_questions = len(plan.questions)
     in_batches = max(num_questions, 2 * plan.num_clients) + plan.num_clients
@@ -134,95 +133,6 @@ def estimate(plan: Plan) -> float:
         work = num_questions if load.name == "light" else in_batches / _EXPECTED_SPEED_UP
         total += work * alone_s + start_s
     return total
-
-
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add(
-        "--modes",
-        type=_in_words(parse_modes),
-        default="baselines",
-        help=f"baselines (the default, pice among them), ablations, or of {', '.join(MODES)}",
-    )
-    add(
-        "--classes",
-        type=_in_words(parse_classes),
-        default="all",
-        help="all, suitable, unsuitable or names",
-    )
-    add(
-        "--load",
-        type=_in_words(_loads),
-        default="light,saturated",
-        help="light,half,saturated or numbers",
-    )
-    add("--questions", type=Path, default=OWN_SET, help="JSON lines (default: our own 90)")
-    add("--max-questions", type=int, help="in turns through the classes (default: all)")
-    add("--clients", type=int, default=16, help="in flight when saturated")
-    add("--max-tokens", type=int, default=256, help="of an answer, in every mode")
-    add("--deadline-s", type=float, default=600, help="of an answer")
-    add("--cloud-model", default="qwen2.5-coder-1.5b-instruct")
-    add(
-        "--edge-models",
-        default="qwen2.5-coder-0.5b-instruct,smollm2-135m-instruct",
-        help="an edge for each; a+b is one edge that holds both",
-    )
-    add(
-        "--cpus-cloud",
-        type=_in_words(_cpus),
-        default="0",
-        help="cores of the cloud, such as 0 or 0-3,8",
-    )
-    add("--cpus-edge", type=_in_words(_cpus), default="1", help="cores of all edges together")
-    add("--link-rtt-ms", type=float, default=0, help="round trip added between cloud and edges")
-    add("--cloud-flags", type=str.split, default="", help="further flags of picert-cloud")
-    add("--edge-flags", type=str.split, default="", help="further flags of picert-edge")
-    add("--judge-model", help="default: the cloud's; 'none' judges mechanically only")
-    add("--judge-url", help="an OpenAI-compatible endpoint, such as http://host/v1/")
-    add("--no-pairwise", action="store_true", help="no comparison with the direct answers")
-    add("--answers", type=Path, help="append every answer to this file, as JSON lines")
-    add("--max-minutes", type=float, default=60, help="of timed runs; later cells are skipped")
-    add("--seed", type=int, default=0, help="of arrivals")
-    add("--json", action="store_true", help="one JSON object a line")
-    args = parser.parse_args()
-    for name, least in (("clients", 1), ("max_tokens", 16), ("max_questions", 1)):
-        if (given := getattr(args, name)) is not None and given < least:
-            parser.error(f"--{name.replace('_', '-')} is {given}, must be at least {least}")
-    return args
-
-
-def _in_words(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """`parse` for argparse, which drops the words of a ValueError."""
-
-    def parsed(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parsed
-
-
-def _loads(text: str) -> tuple[Load, ...]:
-    return tuple(parse_load(name) for name in text.split(","))
-
-
-def _cpus(text: str) -> frozenset[int]:
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
-            raise ValueError(f"cores are {text!r}, wanted is a list such as 0-3,8")
-        found.update(range(int(first), int(last or first) + 1))
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else found
-    if not found or (missing := found - usable):
-        wrong = min(missing) if found else text
-        raise ValueError(f"core {wrong} is not one of {sorted(usable)}")
-    return frozenset(found)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -368,28 +278,35 @@ def run(args: argparse.Namespace) -> None:
         f"no cell begins after {args.max_minutes:g} min"
     )
     cells: list[Cell] = []
-    for cell in Bench(plan).cells():
-        if isinstance(cell, Cell):
-            cells.append(cell)
-            rate = cell.result.requests_per_min or 0
-            _tell(f"{cell.mode} {cell.load}: {rate:.2f} requests a minute")
-            if args.answers:
-                write_answers(args.answers, cell)
-        else:
-            show({**cell, **plan.machines.row(), **environment()}, as_json=args.json)
-    for row in judged_rows(args, plan, cells, test):
-        show(row, as_json=args.json)
+    try:
+        for cell in Bench(plan).cells():
+            if isinstance(cell, Cell):
+                cells.append(cell)
+                rate = cell.result.requests_per_min or 0
+                _tell(f"{cell.mode} {cell.load}: {rate:.2f} requests a minute")
+                if args.answers:
+                    write_answers(args.answers, cell)
+            else:
+                show({**cell, **plan.machines.row(), **environment()}, as_json=args.json)
+    except (KeyboardInterrupt, SystemExit):
+        args.judge_model = "none"  # whoever ends the run gets what was measured, not a long wait
+        raise
+    finally:
+        for row in judged_rows(args, plan, cells, test):
+            show(row, as_json=args.json)
 
 
 def main() -> None:
     """One line for whatever cannot be done."""
-    args = parse()
+    args = parse(__doc__)
     try:
         run(args)
     except PicertError as error:
         raise SystemExit(error.message) from None
     except ValueError as error:
         raise SystemExit(f"picert: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":

@@ -9,18 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pice.link import Relay
 from pice.load import Answered
 from pice.modes import flags_of
 from pice.questions import Question
 from picert.client import ProgressiveClient
-from picert.commands.processes import Children
+from picert.commands.processes import Children, until_told
 from picert.errors import PicertError, Unavailable
 from picert.messages import Done, SamplingParams, TextDelta
 
@@ -29,6 +31,7 @@ _POLL_S = 0.05
 _READY = re.compile(r"picert-cloud ready: (?P<url>\S+) edges: (?P<edges>\S+)")
 _WARM_QUESTION = "What makes a good start of a day?"
 _WARM_TOKENS = 24
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,16 @@ class System:
         began = time.monotonic()
         answer = await self._client.ask(_WARM_QUESTION, route="direct", sampling=sampling)
         return (time.monotonic() - began) / max(1, answer.done.completion_tokens)
+
+
+def run_until_told(work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, which may not be None. SIGTERM and SIGHUP end it, its processes with
+    it, and then raise SystemExit; SIGINT does the same with KeyboardInterrupt.
+    """
+    result = asyncio.run(until_told(work))
+    if result is None:
+        raise SystemExit(128 + signal.SIGTERM)
+    return result
 
 
 @asynccontextmanager

@@ -15,15 +15,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from picert import hub
 from picert.client import Answer, ProgressiveClient
 from picert.commands.demo_view import View, new_view
-from picert.commands.processes import Children
+from picert.commands.processes import Children, until_told
 from picert.errors import PicertError, Unavailable
 from picert.messages import Done, Route, SamplingParams, TextDelta
 
@@ -31,7 +31,6 @@ _START_S = 180.0  # for a server to load its model
 _ASK_S = 300.0  # for one answer
 _POLL_S = 0.1
 _READY = re.compile(r"picert-cloud ready: (?P<url>\S+) edges: (?P<edges>\S+)")
-T = TypeVar("T")
 Answers = tuple[Answer, Answer]  # as the cloud likes, and direct
 
 
@@ -42,29 +41,13 @@ def run(flags: argparse.Namespace) -> int:
         hub.pull(model)
     view = new_view(sys.stderr if flags.json else sys.stdout)
     with tempfile.TemporaryDirectory(prefix="picert-demo-") as folder:
-        answers = asyncio.run(_until_told(_demo(flags, models, Path(folder), view)))
+        answers = asyncio.run(until_told(_demo(flags, models, Path(folder), view)))
     if answers is None:
         return 128 + signal.SIGTERM
     if flags.json:
         report = _report(flags.question, *answers)
         sys.stdout.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     return 0
-
-
-async def _until_told(work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`; None, with `work` ended, if SIGTERM or SIGHUP came first."""
-    working = asyncio.create_task(work)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, stopping):
-            task.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 async def _demo(

@@ -1,4 +1,4 @@
-"""Child processes of the demo: started, watched until ready, and always ended, by their own ids.
+"""Child processes: started, watched until ready, and always ended, by their own ids.
 
 A child's log goes to a file of its own; when it dies, the last line of it says why.
 """
@@ -9,13 +9,33 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from picert.errors import PicertError
 
 _STOP_S = 10.0  # from SIGTERM to SIGKILL
+T = TypeVar("T")
+
+
+async def until_told(work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None, with `work` ended, if SIGTERM or SIGHUP came first. SIGINT is
+    asyncio's: it ends `work` as well.
+    """
+    working = asyncio.create_task(work)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +79,11 @@ class Child:
             except asyncio.TimeoutError:
                 continue
 
+    def kill(self) -> None:
+        """SIGKILL, without waiting; nothing if it has ended."""
+        if self.process.returncode is None:
+            self.process.kill()
+
 
 class Children:
     """An `async with` block of children: leaving it ends them all, in the reverse order of their
@@ -100,5 +125,9 @@ class Children:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        for child in reversed(self._children):
-            await child.stop()
+        try:
+            for child in reversed(self._children):
+                await child.stop()
+        finally:  # also where a second Ctrl-C cuts the patience short
+            for child in self._children:
+                child.kill()

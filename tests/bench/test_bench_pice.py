@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny_models
+from eventually import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "bench" / "bench_pice.py"
@@ -22,15 +25,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def run(model: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def command(model: Path, *flags: str) -> list[str]:
     models = ("--cloud-model", str(model), "--edge-models", str(model))
     cpus = ("--cpus-cloud", "0", "--cpus-edge", "0", "--max-tokens", "24", "--clients", "2")
+    return [sys.executable, str(SCRIPT), *models, *cpus, "--json", *flags]
+
+
+def run(model: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *models, *cpus, "--json", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
+        command(model, *flags), capture_output=True, text=True, check=False, timeout=110
     )
 
 
@@ -95,3 +98,60 @@ def test_what_cannot_be_asked_is_refused_in_a_line(
     assert done.returncode != 0
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def children_of(parent: int) -> set[int]:
+    stats = ((int(f.parent.name), f) for f in Path("/proc").glob("[0-9]*/stat"))
+    return {pid for pid, file in stats if _parent(file) == parent}
+
+
+def _parent(stat: Path) -> int | None:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended meanwhile
+        return None
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_ends_the_servers_and_prints_what_was_measured(
+    number: signal.Signals, model: Path
+) -> None:
+    flags = ("--modes", "direct,edge_only", "--load", "light,saturated", "--max-questions", "1")
+    bench = subprocess.Popen(
+        command(model, *flags, "--judge-model", "none", "--clients", "500"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert bench.stderr is not None
+        for line in bench.stderr:
+            if line.startswith("direct light:") and "requests a minute" in line:
+                break
+        servers: set[int] = set()
+
+        def both_run() -> bool:
+            servers.update(children_of(bench.pid))
+            return len(servers) == 2
+
+        await eventually(both_run, timeout_s=60)
+        bench.send_signal(number)
+        printed, told = bench.communicate(timeout=30)
+    finally:
+        bench.kill()
+        bench.wait()
+    assert bench.returncode == 128 + number
+    assert "Traceback" not in told
+    assert [(row["mode"], row["load"]) for row in map(json.loads, printed.splitlines())] == [
+        ("direct", "light")
+    ]
+    assert not [pid for pid in servers if is_there(pid)]

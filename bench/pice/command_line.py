@@ -1,0 +1,104 @@
+"""The command line of bench_pice.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pice.load import Load, parse_load
+from pice.modes import MODES, parse_modes
+from pice.questions import OWN_SET, parse_classes
+
+T = TypeVar("T")
+
+
+def parse(description: str | None) -> argparse.Namespace:
+    """The flags. Ends the process for what cannot be asked."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--modes",
+        type=_in_words(parse_modes),
+        default="baselines",
+        help=f"baselines (the default, pice among them), ablations, or of {', '.join(MODES)}",
+    )
+    add(
+        "--classes",
+        type=_in_words(parse_classes),
+        default="all",
+        help="all, suitable, unsuitable or names",
+    )
+    add(
+        "--load",
+        type=_in_words(_loads),
+        default="light,saturated",
+        help="light,half,saturated or numbers",
+    )
+    add("--questions", type=Path, default=OWN_SET, help="JSON lines (default: our own 90)")
+    add("--max-questions", type=int, help="in turns through the classes (default: all)")
+    add("--clients", type=int, default=16, help="in flight when saturated")
+    add("--max-tokens", type=int, default=256, help="of an answer, in every mode")
+    add("--deadline-s", type=float, default=600, help="of an answer")
+    add("--cloud-model", default="qwen2.5-coder-1.5b-instruct")
+    add(
+        "--edge-models",
+        default="qwen2.5-coder-0.5b-instruct,smollm2-135m-instruct",
+        help="an edge for each; a+b is one edge that holds both",
+    )
+    add(
+        "--cpus-cloud",
+        type=_in_words(_cpus),
+        default="0",
+        help="cores of the cloud, such as 0 or 0-3,8",
+    )
+    add("--cpus-edge", type=_in_words(_cpus), default="1", help="cores of all edges together")
+    add("--link-rtt-ms", type=float, default=0, help="round trip added between cloud and edges")
+    add("--cloud-flags", type=str.split, default="", help="further flags of picert-cloud")
+    add("--edge-flags", type=str.split, default="", help="further flags of picert-edge")
+    add("--judge-model", help="default: the cloud's; 'none' judges mechanically only")
+    add("--judge-url", help="an OpenAI-compatible endpoint, such as http://host/v1/")
+    add("--no-pairwise", action="store_true", help="no comparison with the direct answers")
+    add("--answers", type=Path, help="append every answer to this file, as JSON lines")
+    add("--max-minutes", type=float, default=60, help="of timed runs; later cells are skipped")
+    add("--seed", type=int, default=0, help="of arrivals")
+    add("--json", action="store_true", help="one JSON object a line")
+    args = parser.parse_args()
+    for name, least in (("clients", 1), ("max_tokens", 16), ("max_questions", 1)):
+        if (given := getattr(args, name)) is not None and given < least:
+            parser.error(f"--{name.replace('_', '-')} is {given}, must be at least {least}")
+    return args
+
+
+def _in_words(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """`parse` for argparse, which drops the words of a ValueError."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
+
+
+def _loads(text: str) -> tuple[Load, ...]:
+    return tuple(parse_load(name) for name in text.split(","))
+
+
+def _cpus(text: str) -> frozenset[int]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise ValueError(f"cores are {text!r}, wanted is a list such as 0-3,8")
+        found.update(range(int(first), int(last or first) + 1))
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else found
+    if not found or (missing := found - usable):
+        wrong = min(missing) if found else text
+        raise ValueError(f"core {wrong} is not one of {sorted(usable)}")
+    return frozenset(found)

@@ -65,34 +65,49 @@ class Expander:
         self._rules = means.prompts.expand_template.own_texts()
 
     def add(self, segments: list[Segment]) -> None:
-        """Begin to expand at once (eager dispatch), from when there are enough segments to make an
-        answer of them. With that switched off, headings are shown and expansions wait.
+        """Show their headings, and begin to expand at once (eager dispatch), from when there are
+        enough segments to make an answer of them. With that switched off expansions wait.
         """
         self._segments += segments
-        if len(self._segments) < self._means.policy.min_segments:
-            return
-        new = self._segments[self._num_begun :]
-        self._num_begun = len(self._segments)
-        for segment in new:
+        for segment in segments:
             self._draft.note("sketch", text=segment.text, index=segment.index)
             self._draft.say(self._merger.add_segment(segment), segment.index)
-        if self._means.policy.uses("eager_dispatch"):
-            self._begin(new)
+        if self._is_enough and self._means.policy.uses("eager_dispatch"):
+            self._begin_new()
+
+    def announce(self, text: str) -> None:
+        """The segment that is being written begins with `text`: it is heading as soon as that is
+        what the answer goes on with."""
+        self._draft.say(self._merger.begin_segment(text), len(self._segments))
+
+    @property
+    def has_announced(self) -> bool:
+        """Something of the segment that is being written was shown, so it must be added."""
+        return self._merger.has_begun_next
+
+    @property
+    def shown(self) -> str:
+        """The answer so far."""
+        return self._merger.answer
 
     def close_sketch(self) -> bool:
         """No more segments come.
 
-        False if there were too few: then nothing was begun and nothing shown.
+        False if there were too few: then nothing was begun, and what was `shown` is to be gone on
+        with.
         """
-        if not self._num_begun:
-            return False
-        if not self._means.policy.uses("eager_dispatch"):
-            self._begin(self._segments)
         self._draft.say(self._merger.close_sketch())
-        return True
+        if self._is_enough:
+            self._begin_new()
+        return self._is_enough
 
-    def _begin(self, segments: list[Segment]) -> None:
-        for segment in segments:
+    @property
+    def _is_enough(self) -> bool:
+        return len(self._segments) >= self._means.policy.min_segments
+
+    def _begin_new(self) -> None:
+        new, self._num_begun = self._segments[self._num_begun :], len(self._segments)
+        for segment in new:
             self._draft.spawn(self._expand(segment))
 
     async def _expand(self, segment: Segment) -> None:

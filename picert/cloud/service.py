@@ -100,7 +100,9 @@ class CloudService:
             yield done  # 10 answer
 
     async def _progressive(self, draft: Draft, chosen: Plan) -> None:
-        """The cloud sketches; each line goes out to an edge the moment it is complete."""
+        """The cloud sketches; each line goes out to an edge the moment it is complete, and its
+        heading is shown while it is written. Where that turns out to be no sketch the answer goes
+        on from what was shown."""
         question = draft.request.messages[-1].content
         parser = SketchParser(chosen.max_segments, question)
         expander = Expander(draft, chosen, question, self._means)
@@ -114,16 +116,17 @@ class CloudService:
                 expander.add(
                     parser.push(output.text)
                 )  # 4 segments, 5 jobs, 6 out, 7 edge, 8 choose
+                expander.announce(parser.begun)
                 was_cut = output.finish_reason == "length"
                 draft.sketch_tokens = output.num_completion_tokens
                 if parser.is_complete:
                     break
-        expander.add(parser.finish(cut=was_cut))
+        expander.add(parser.finish(cut=was_cut and not expander.has_announced))
         draft.sketch_s = draft.elapsed_s
         self.tally.sketch_tokens.add(draft.sketch_tokens)
         if not expander.close_sketch():
             self.tally.fall_back("sketch")
-            await self._fall_back(draft, "the sketch had too few points")
+            await self._fall_back(draft, "the sketch had too few points", expander.shown)
 
     async def _direct(self, draft: Draft, written: str = "") -> None:
         """The cloud answers whole; `written` is answer text that was shown before."""

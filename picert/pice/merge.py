@@ -1,8 +1,8 @@
 """Segments and their texts, in any order -> one answer, in order, released as early as possible.
 
 The answer is a numbered list: `1. **Heading**: text`. A heading is answer text as soon as it is
-known and everything before it is finished. What has been released is never changed; all of it,
-joined, is the answer.
+known and everything before it is finished, word by word while its line is written. What has been
+released is never changed; all of it, joined, is the answer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Merger:
     def __init__(self) -> None:
         self._parts: list[_Part] = []
         self._front = 0  # the part whose text is released as it comes
+        self._coming = ""  # text of the next segment, as far as it is settled
+        self._num_opened = 0  # characters of the front's heading that have been released
         self._answer: list[str] = []
         self._is_closed = False
 
@@ -58,7 +60,18 @@ class Merger:
             state = "the sketch is closed" if self._is_closed else f"{len(self._parts)} is next"
             raise ValueError(f"segment {segment.index} cannot be added: {state}")
         self._parts.append(_Part(segment))
+        self._coming = ""
         return self._begin() if segment.index == self._front else ""
+
+    def begin_segment(self, text: str) -> str:
+        """The text of the next segment will begin with `text`, which may be ""."""
+        self._coming = text
+        return self._begin() if self._front == len(self._parts) else ""
+
+    @property
+    def has_begun_next(self) -> bool:
+        """Something of a segment that was not added yet has been released."""
+        return self._front == len(self._parts) and self._num_opened > 0
 
     def add_text(self, index: int, text: str) -> str:
         """More (shaped) text of a segment."""
@@ -71,12 +84,15 @@ class Merger:
         released = ""
         while self._front < len(self._parts) and self._parts[self._front].is_finished:
             self._front += 1
+            self._num_opened = 0
             released += self._begin()
         return released
 
     def close_sketch(self) -> str:
         """No more segments will be added."""
-        self._is_closed = True
+        if self.has_begun_next:
+            raise ValueError(f"segment {self._front} was begun and must be added")
+        self._is_closed, self._coming = True, ""
         return ""
 
     def written(self, index: int) -> str:
@@ -92,12 +108,15 @@ class Merger:
         part.text = part.text[: part.num_released]
 
     def _begin(self) -> str:
-        """Release the heading of the front segment, if it is known, and the text it has."""
-        if self._front >= len(self._parts):
+        """Release the heading of the front segment as far as it is known, and the text it has."""
+        is_known = self._front < len(self._parts)
+        text = self._parts[self._front].segment.text if is_known else self._coming
+        if not text:
             return ""
-        segment = self._parts[self._front].segment
-        line = f"{segment.index + 1}. **{heading(segment.text)}**"
-        return self._say(f"\n\n{line}" if self._front else line) + self._release()
+        line = f"{self._front + 1}. **{heading(text)}" + ("**" if is_known else "")
+        line = f"\n\n{line}" if self._front else line
+        released, self._num_opened = line[self._num_opened :], len(line)
+        return self._say(released) + (self._release() if is_known else "")
 
     def _release(self) -> str:
         part = self._parts[self._front]

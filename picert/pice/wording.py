@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 # Scripts written without spaces: a character stands for a word, so that overlap means something.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -14,7 +14,7 @@ _MARKER = re.compile(
     r"<\|[^<>|\n]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
     r"|\[/?INST\]|<</?SYS>>"
 )
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
         "a about all also am an and any are as at be because been but by can could did do does "
@@ -33,7 +33,24 @@ def words(text: str) -> list[str]:
 
 def content_words(text: str) -> list[str]:
     """`words` without those that carry no content (English only)."""
-    return [word for word in words(text) if word not in _STOP_WORDS]
+    return [word for word in words(text) if word not in STOP_WORDS]
+
+
+def num_new_words(text: str, known: Collection[str]) -> int:
+    """How many distinct words beside `known` any text has that begins with `text`, at least: its
+    last word may be the beginning of a longer one."""
+    said = words(text)
+    if not said:
+        return 0
+    whole, begun = set(said[:-1]), _letters(said[-1])
+    may_be_known = any(_letters(word).startswith(begun) for word in (*known, *whole))
+    return len(whole.difference(known)) + (not may_be_known)
+
+
+def _letters(word: str) -> str:
+    """Without marks above and below, which may follow the letter they go with."""
+    decomposed = unicodedata.normalize("NFKD", word)
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
 def ngrams(sequence: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -197,7 +197,63 @@ async def test_sketch_with_one_point_falls_back_to_a_direct_answer() -> None:
     async with cloud(write_all, "e1", says=script([" Only one point\n"])) as (service, _, link):
         text, done = await ask(service, request())
         assert link.sent == []
-    assert (text, done.route) == ("".join(DIRECT), "fallback")
+    assert (text, done.route) == ("1. **Only one point**" + "".join(DIRECT), "fallback")
+
+
+async def test_first_heading_is_shown_token_by_token() -> None:
+    sketch = [" Regular", " exer", "cise", "\n", "2. Enough sleep\n"]
+    async with cloud(None, "e1", says=script(sketch)) as (service, loop, link):
+        loop.permits = asyncio.Semaphore(1)
+        events, shown = service.answer(request()), []
+        for _ in range(4):
+            shown.append((await anext(events)).text)
+            loop.permits.release()
+        assert link.sent == []
+        assert shown == ["1. **Regular", " exer", "cise", "**"]
+        await events.aclose()
+
+
+async def test_heading_behind_a_finished_segment_is_shown_while_it_is_written() -> None:
+    sketch = [" Regular exercise\n", "2. Enough sleep\n", "3. Time", " with friends\n"]
+    async with cloud(write_all, "e1", says=script(sketch)) as (service, loop, _link):
+        loop.permits = asyncio.Semaphore(3)
+        events, shown = service.answer(request()), ""
+        while not shown.endswith("3. **Time"):
+            shown += (await anext(events)).text
+        assert loop.open == {"r/sketch"}
+        assert all(text in shown for text in list(TEXTS.values())[:2])
+        await events.aclose()
+
+
+async def test_what_was_shown_of_a_line_that_the_budget_cuts_is_a_point() -> None:
+    sketch = [" Regular exercise\n", "2. Enough sleep\n", "3. Time with"]
+    asked = request(sampling=SamplingParams(max_tokens=2000))
+
+    def write(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        texts = {**TEXTS, "Time with": "Friends who listen make worries smaller."}
+        link.write(edge, job, f" {texts[job.segments[0].text]}")
+
+    async with cloud(write, "e1", says=script(sketch)) as (service, loop, _link):
+        loop.last_reason, loop.permits = "length", asyncio.Semaphore(2)
+        events, shown = service.answer(asked), ""
+        while TEXTS["Enough sleep"] not in shown:
+            shown += (await anext(events)).text
+        loop.permits.release()
+        shown += "".join([e.text async for e in events if isinstance(e, TextDelta)])
+    assert shown.endswith("\n\n3. **Time with**: Friends who listen make worries smaller.")
+
+
+async def test_what_nobody_saw_of_a_line_that_the_budget_cuts_is_dropped() -> None:
+    sketch = [" Regular exercise\n", "2. Enough sleep\n", "3. Time with"]
+    async with cloud(None, "e1", says=script(sketch)) as (service, loop, link):
+        loop.last_reason, link.reply = "length", None
+        asking = asyncio.create_task(ask(service, request()))
+        await settle()
+        assert [job.segments[0].text for _, job in link.sent] == list(TEXTS)[:2]
+        for edge, job in link.sent:
+            write_all(edge, job, link)
+        text, _ = await asking
+    assert "3." not in text
 
 
 async def test_without_edges_the_answer_is_direct_and_says_why() -> None:

@@ -47,6 +47,39 @@ def test_a_segment_added_behind_finished_ones_shows_its_heading() -> None:
     assert merger.add_segment(Segment(1, "B")) == "\n\n2. **B**"
 
 
+def test_heading_that_is_being_written_is_released_as_far_as_it_is_settled() -> None:
+    merger = Merger()
+    assert merger.begin_segment("") == ""
+    assert merger.begin_segment("Sleep") == "1. **Sleep"
+    assert merger.has_begun_next
+    assert merger.begin_segment("Sleep: eight") == " – eight"
+    assert merger.add_segment(Segment(0, "Sleep: eight hours")) == " hours**"
+    assert not merger.has_begun_next
+
+
+def test_heading_that_is_being_written_waits_for_what_is_before_it() -> None:
+    merger = _merger("Sleep")
+    assert merger.begin_segment("Regular") == ""
+    assert not merger.has_begun_next
+    assert merger.finish(0) == "\n\n2. **Regular"
+    assert merger.add_segment(Segment(1, "Regular meals")) == " meals**"
+
+
+def test_sketch_cannot_end_before_a_heading_that_was_begun() -> None:
+    merger = Merger()
+    merger.begin_segment("Sleep")
+    with pytest.raises(ValueError, match="was begun"):
+        merger.close_sketch()
+
+
+def test_heading_that_never_came_is_not_shown_after_the_sketch() -> None:
+    merger = _merger("Sleep")
+    merger.begin_segment("Regular")
+    merger.close_sketch()
+    assert merger.finish(0) == ""
+    assert merger.is_complete
+
+
 def test_complete_needs_a_closed_sketch_and_all_texts() -> None:
     merger = _merger("A")
     merger.close_sketch()
@@ -105,11 +138,16 @@ def test_any_order_of_arrival_gives_the_same_answer(data: st.DataObject) -> None
     pieces = st.lists(st.sampled_from(["a", "Bc.", " d", "\n", ""]), max_size=4)
     texts = data.draw(st.lists(pieces, min_size=num_segments, max_size=num_segments))
     titles = [f"Title {n}" for n in range(num_segments)]
-    merger, released, num_added = Merger(), "", 0
+    merger, released, num_added, begun = Merger(), "", 0, ""
     waiting = [[*segment_pieces, None] for segment_pieces in texts]  # None: finish
     while num_added < num_segments or any(waiting):
         ready = [index for index in range(num_added) if waiting[index]]
-        if num_added < num_segments and (not ready or data.draw(st.booleans())):
+        if num_added < num_segments and data.draw(st.booleans()):
+            num_chars = data.draw(st.integers(0, len(titles[num_added])))
+            begun = max(begun, titles[num_added][:num_chars], key=len)
+            released += merger.begin_segment(begun)
+        elif num_added < num_segments and (not ready or data.draw(st.booleans())):
+            begun = ""
             released += merger.add_segment(Segment(num_added, titles[num_added]))
             num_added += 1
         else:

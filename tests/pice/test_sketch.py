@@ -150,6 +150,62 @@ def test_result_does_not_depend_on_how_the_text_is_cut(
     assert found + parser.finish() == expected
 
 
+_SAID = st.sampled_from(["Sleep more", "how to eat well", "", "睡眠 café", "Of course, sure"])
+
+
+@given(_TEXTS, st.integers(0, 6), _SAID)
+def test_what_is_begun_only_grows_and_becomes_a_segment(
+    text: str, max_segments: int, question: str
+) -> None:
+    parser = SketchParser(max_segments, question)
+    begun: dict[int, list[str]] = {}  # by the segment that it is to be
+    for char in text:
+        parser.push(char)
+        if parser.begun:
+            begun.setdefault(len(parser.segments), []).append(parser.begun)
+    parser.finish()
+    for index, texts in begun.items():
+        whole = parser.segments[index].text
+        assert all(b.startswith(a) for a, b in pairwise([*texts, whole]))
+        headings = [heading(text) for text in (*texts, whole)]
+        assert all(b.startswith(a) for a, b in pairwise(headings))
+
+
+@pytest.mark.parametrize(
+    ("line", "begun"),
+    [
+        (" Regular exercise", "Regular exercise"),
+        (" Reg", "Reg"),
+        (" **Regular", "Regular"),
+        (" **Regular*", "Regular"),
+        (" Regular: ", "Regular"),
+        (' "Regular exercise', ""),
+        (" Regular <|im_", "Regular"),
+        (" Of", ""),
+        (" Here are", ""),
+        (" The", ""),
+        (" The heart rate", "The heart rate"),
+        (" dea", ""),
+        (" deal with stress", ""),
+        (" deal with stress dail", "deal with stress dail"),
+    ],
+)
+def test_what_might_still_be_dropped_or_changed_is_not_begun(line: str, begun: str) -> None:
+    parser = SketchParser(8, "What are the most effective ways to deal with stress?")
+    parser.push("1." + line)
+    assert parser.begun == begun
+
+
+def test_a_point_is_begun_when_it_can_no_longer_repeat_an_earlier_one() -> None:
+    parser = SketchParser(8)
+    parser.push("1. Spend time with friends\n2. Spend time")
+    assert parser.begun == ""
+    parser.push(" alone ")
+    assert parser.begun == ""
+    parser.push("outdoors")
+    assert parser.begun == "Spend time alone outdoors"
+
+
 @given(_TEXTS, st.integers(0, 6))
 def test_segments_are_few_short_distinct_and_on_one_line(text: str, max_segments: int) -> None:
     found = _parse(text, max_segments)

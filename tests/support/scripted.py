@@ -55,6 +55,7 @@ class ScriptedLoop:
         self.open: set[str] = set()
         self.prompts: dict[str, str] = {}
         self.permits: asyncio.Semaphore | None = None  # where set, a piece takes one
+        self.last_reason = "stop"  # why a text ends
         self._script = script
 
     async def stream(
@@ -75,7 +76,7 @@ class ScriptedLoop:
             for n, text in enumerate(pieces, start=1):
                 if self.permits is not None:
                     await self.permits.acquire()
-                reason = "stop" if n == len(pieces) else None
+                reason = self.last_reason if n == len(pieces) else None
                 yield Output(request_id, text, (n,), None, reason, len(prompt_ids), 0, n, -1.0 * n)
                 await asyncio.sleep(0)
         finally:

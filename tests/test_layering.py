@@ -99,6 +99,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cloud.openai_response": {"pydantic", "msgspec"},
     "client": {"httpx"},
     "report": set(),
+    "report.bootstrap": {"numpy"},
     "report.plots": {"matplotlib"},
     "commands": {"rich", "msgspec"},
     "commands.flags": {"pydantic", "msgspec"},

@@ -1,14 +1,17 @@
-"""Quality by a model that answers yes or no, and A or B; and the test that it must pass first.
+"""Quality by a model that answers yes or no, and A or B.
 
 Checklist: each check of a question is put to the judge beside the answer, and the probability of
-"yes" against "no" is the score. Pairwise: an answer against the direct one in both orders; it wins
+"yes" against "no" counts, corrected for guessing: a small model says yes to nothing at all in two
+cases of five, so what it gives to no answer is taken off, check by check, and the rest is stretched
+to 100 points. Pairwise: an answer against the direct one in both orders; it wins
 only if both orders say so, so a judge that prefers a place decides nothing. Who computes the
-probabilities is pice/scorers.py's affair.
+probabilities is pice/scorers.py's affair, and whether a judge is fit pice/self_test.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal, Protocol
@@ -18,11 +21,10 @@ from picert.messages import ChatMessage
 
 Verdict = Literal["win", "tie", "loss"]
 Labels = tuple[str, str]
+Odds = tuple[float, float] | None  # of either label; None where the model would say neither
 YES_NO: Labels = ("yes", "no")
 A_B: Labels = ("a", "b")
-_NUM_SELF_TEST = 4  # questions
-_MIN_REFERENCE_WORDS = 40
-_TRUNCATED = 0.35  # of the words that are left
+_MOST_GUESSED = 0.95  # probability of yes that is taken off at most
 _GRADER = (
     "You grade answers to questions. You are strict: you say Yes only if the answer itself shows "
     "it. You reply with Yes or No and nothing else."
@@ -45,7 +47,8 @@ class Scorer(Protocol):
 class Graded:
     """A checklist's result, in points from 0 to 100."""
 
-    score: float  # mean probability of yes
+    score: float  # mean probability of yes beyond what no answer gets
+    raw: float  # mean probability of yes
     share_yes: float  # of the checks for which yes is likelier
     num_unclear: int  # checks to which the judge said neither; they count as no
 
@@ -58,60 +61,38 @@ class Compared:
     is_consistent: bool  # both orders agree on the same answer
 
 
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """How the judge does on pairs whose result is known. Without `reasons` it is fit to judge."""
-
-    num_pairs: int
-    identical_ties: int
-    truncated_losses: int
-    padded_not_wins: int
-    reference_score: float  # checklist points of references, whole …
-    truncated_score: float  # … and cut
-
-    @property
-    def reasons(self) -> list[str]:
-        """What it fails at."""
-        n = self.num_pairs
-        checks = (
-            (n > 0, "there is no question with a reference to test it on"),
-            (self.identical_ties == n, f"{n - self.identical_ties} identical pairs do not tie"),
-            (
-                2 * self.truncated_losses > n,
-                f"only {self.truncated_losses} of {n} truncated lose",
-            ),
-            (self.padded_not_wins == n, f"{n - self.padded_not_wins} padded answers win"),
-            (
-                self.reference_score > self.truncated_score,
-                "whole references score no higher than truncated ones",
-            ),
-        )
-        return [reason for holds, reason in checks if not holds]
-
-
 class Judge:
     """Grades and compares; the same text is never judged twice."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, clock: Callable[[], float] = time.monotonic) -> None:
         self._scorer = scorer
+        self._clock = clock
         self._graded: dict[tuple[str, str], Graded] = {}
+        self._guessed: dict[str, list[float]] = {}  # of each check of a question
         self._compared: dict[tuple[str, str, str], Compared] = {}
+        self._num_graded, self._grading_s = 0, 0.0
+
+    @property
+    def grade_s(self) -> float:
+        """Seconds for each answer graded so far."""
+        return self._grading_s / max(1, self._num_graded)
 
     def grade(self, question: Question, answer: str) -> Graded | None:
         """The checklist's result; None for a question without checks."""
-        if not question.checks:
-            return None
-        key = (question.id, answer)
-        if key not in self._graded:
-            chats = [_grading(question, answer, check) for check in question.checks]
-            odds = self._scorer.odds(chats, YES_NO)
-            shares = [pair[0] / sum(pair) if pair else 0.0 for pair in odds]
-            self._graded[key] = Graded(
-                score=100 * mean(shares),
-                share_yes=100 * mean(share > 0.5 for share in shares),
-                num_unclear=odds.count(None),
-            )
-        return self._graded[key]
+        [graded] = self.grade_all([(question, answer)])
+        return graded
+
+    def grade_all(self, answers: Sequence[tuple[Question, str]]) -> list[Graded | None]:
+        """The results of many at once; the checks of one stand side by side in the batch, so that
+        the scorer reads question and answer once for all of them."""
+        new = {
+            (question.id, text): question
+            for question, text in answers
+            if question.checks and (question.id, text) not in self._graded
+        }
+        found = self.grade_anew([(question, text) for (_, text), question in new.items()])
+        self._graded.update(zip(new, found, strict=True))
+        return [self._graded.get((question.id, text)) for question, text in answers]
 
     def compare(self, question: Question, answer: str, other: str) -> Compared:
         """`answer` against `other`: a win or a loss only if both orders agree."""
@@ -126,26 +107,42 @@ class Judge:
             self._compared[key] = Compared(verdict, agree)
         return self._compared[key]
 
-    def self_test(self, questions: Sequence[Question]) -> SelfTest:
-        """Pairs made of references: the same twice, one cut off, one padded."""
-        fit = [q for q in questions if len((q.reference or "").split()) >= _MIN_REFERENCE_WORDS]
-        fit = [q for q in fit if q.checks][:_NUM_SELF_TEST]
-        whole = [q.reference or "" for q in fit]
-        cut = [_truncated(text) for text in whole]
-        identical = [self.compare(q, a, a).verdict for q, a in zip(fit, whole, strict=True)]
-        pairs = list(zip(fit, whole, cut, strict=True))
-        truncated = [self.compare(q, b, a).verdict for q, a, b in pairs]
-        padded = [self.compare(q, _padded(a), a).verdict for q, a, _ in pairs]
-        graded = [(self.grade(q, a), self.grade(q, b)) for q, a, b in pairs]
-        scores = [(a.score, b.score) for a, b in graded if a is not None and b is not None]
-        return SelfTest(
-            num_pairs=len(fit),
-            identical_ties=identical.count("tie"),
-            truncated_losses=truncated.count("loss"),
-            padded_not_wins=len(fit) - padded.count("win"),
-            reference_score=round(mean(a for a, _ in scores), 1) if scores else 0.0,
-            truncated_score=round(mean(b for _, b in scores), 1) if scores else 0.0,
-        )
+    def guessed(self, question: Question) -> float:
+        """Points, not corrected, that no answer gets of a question that was graded."""
+        return 100 * mean(self._guessed[question.id])
+
+    def grade_anew(self, answers: Sequence[tuple[Question, str]]) -> list[Graded]:
+        """Graded now, whatever was graded before; every question has checks."""
+        began = self._clock()
+        new = {q.id: (q, "") for q, _ in answers if q.id not in self._guessed}
+        asked = [*new.values(), *answers]
+        chats = [_grading(q, text, check) for q, text in asked for check in q.checks]
+        odds = iter(self._scorer.odds(chats, YES_NO) if chats else ())
+        found = [[next(odds) for _ in question.checks] for question, _ in asked]
+        for question_id, of_nothing in zip(new, found, strict=False):
+            self._guessed[question_id] = [min(p, _MOST_GUESSED) for p in _shares(of_nothing)]
+        self._grading_s += self._clock() - began
+        self._num_graded += len(answers)
+        return [
+            _graded(of_one, self._guessed[question.id])
+            for (question, _), of_one in zip(answers, found[len(new) :], strict=True)
+        ]
+
+
+def _graded(odds: Sequence[Odds], guessed: Sequence[float]) -> Graded:
+    shares = _shares(odds)
+    beyond = [max(0.0, p - q) / (1 - q) for p, q in zip(shares, guessed, strict=True)]
+    return Graded(
+        score=100 * mean(beyond),
+        raw=100 * mean(shares),
+        share_yes=100 * mean(share > 0.5 for share in shares),
+        num_unclear=odds.count(None),
+    )
+
+
+def _shares(odds: Sequence[Odds]) -> list[float]:
+    """Probabilities of yes; what the judge does not answer is no."""
+    return [pair[0] / sum(pair) if pair else 0.0 for pair in odds]
 
 
 def _sign(number: float) -> int:
@@ -178,17 +175,3 @@ def _choosing(question: Question, first: str, second: str) -> list[ChatMessage]:
             "with the letter only.",
         ),
     ]
-
-
-def _truncated(text: str) -> str:
-    """The beginning of a text, broken off in a sentence."""
-    words = text.split()
-    return " ".join(words[: max(1, round(_TRUNCATED * len(words)))]).rstrip(".")
-
-
-def _padded(text: str) -> str:
-    """A text that says nothing more, at twice the length."""
-    return (
-        f"{text} In other words, and to say it once more so that it is entirely clear: {text} "
-        "All of this is important to keep in mind, and there is of course much that could be said."
-    )

@@ -60,7 +60,8 @@ class LoadResult:
     answers: tuple[Answered, ...]
     requests_per_min: float | None
     offered_per_min: float | None  # of Poisson arrivals
-    num_in_rate: int  # answers that the rate rests on
+    rate_latencies_s: tuple[float, ...]  # of the answers that the rate rests on
+    num_sent: int  # questions asked in all, those after the counted ones too
     seconds: float
 
 
@@ -156,15 +157,22 @@ class LoadGenerator:
         good = sum(answer.error is None for answer in counted)
         mean_s = sum(answer.latency_s for answer in counted) / num_counted
         rate = 60 * self.num_clients / mean_s * good / num_counted if mean_s > 0 else None
-        seconds = self.clock() - began
-        return LoadResult(tuple(counted[: len(questions)]), rate, None, num_counted, seconds)
+        return LoadResult(
+            answers=tuple(counted[: len(questions)]),
+            requests_per_min=rate,
+            offered_per_min=None,
+            rate_latencies_s=tuple(answer.latency_s for answer in counted),
+            num_sent=next(numbers),
+            seconds=self.clock() - began,
+        )
 
     def _counted(
         self, answers: Sequence[Answered], seconds: float, offered: float | None
     ) -> LoadResult:
         good = sum(answer.error is None for answer in answers)
         rate = 60 * good / seconds if seconds > 0 else None
-        return LoadResult(tuple(answers), rate, offered, len(answers), seconds)
+        latencies = tuple(answer.latency_s for answer in answers)
+        return LoadResult(tuple(answers), rate, offered, latencies, len(answers), seconds)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from pice.load import Answered
+from pice.answers import Written
 from pice.questions import Question
 from pice.sandbox import runs_clean
 from picert.pice.wording import ngrams, recall, words
@@ -35,14 +35,13 @@ class Mechanical:
     code_runs: bool | None  # and survives its tests
 
 
-def inspect(answered: Answered) -> Mechanical:
-    """All checks of one answer without an error."""
-    assert answered.done is not None
-    question, text = answered.question, answered.text
-    segments = [(s.text, s.expansion) for s in answered.done.segments if s.text]
+def inspect(written: Written) -> Mechanical:
+    """All checks of one answer."""
+    question, text = written.question, written.text
+    segments = [(point, said) for point, said in written.points if point]
     parts = [expansion for _, expansion in segments] if segments else _parts(text)
     return Mechanical(
-        is_truncated=answered.done.finish_reason == "length" or not _CLOSED.search(text),
+        is_truncated=written.is_cut or not _CLOSED.search(text),
         coverage=_mean([recall(point, said) for point, said in segments]),
         duplication=_mean([float(_say_the_same(a, b)) for a, b in pairwise(parts)]),
         contradictions=sum(_contradicts(point, said) for point, said in segments)

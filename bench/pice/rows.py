@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from pice.answers import Written
 from pice.judge import Compared, Graded, Judge
 from pice.load import Answered, LoadResult
 from pice.mechanical import Mechanical, inspect
-from pice.questions import name_of
+from pice.plan import Task
 from pice.stats import mean_with_interval, percentile
 
 CLOUD = "cloud"  # who wrote a segment that no edge did, as the service reports it
@@ -21,11 +22,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One mode under one load, and what came of it."""
+    """A cell, and what came of it."""
 
-    mode: str
-    load: str
-    classes: tuple[str, ...]
+    task: Task
     result: LoadResult
     link_bytes: int
 
@@ -40,11 +39,6 @@ class Judged:
     mechanical: Mechanical
 
 
-def cell_head(mode: str, load: str, classes: Sequence[str]) -> Row:
-    """What names a cell."""
-    return {"bench": "pice", "mode": mode, "load": load, "classes": name_of(classes)}
-
-
 def speed_row(cell: Cell) -> Row:
     """Rates, times, tokens, routes and failures."""
     answers = cell.result.answers
@@ -55,7 +49,7 @@ def speed_row(cell: Cell) -> Row:
     return {
         "num_questions": len(answers),
         "requests_per_min": _rounded(cell.result.requests_per_min, 3),
-        "num_in_rate": cell.result.num_in_rate,
+        "num_in_rate": len(cell.result.rate_latencies_s),
         "offered_per_min": _rounded(cell.result.offered_per_min, 3),
         "seconds": round(cell.result.seconds, 2),
         "latency_p50_ms": _rounded(percentile(latency_ms, 50)),
@@ -65,9 +59,17 @@ def speed_row(cell: Cell) -> Row:
         **_tokens(good),
         **_routes(good),
         "bytes_sent": cell.link_bytes,
+        "bytes_per_answer": round(cell.link_bytes / cell.result.num_sent) if answers else None,
         "failures": len(answers) - len(good),
         "errors": dict(Counter(a.error for a in answers if a.error is not None).most_common(3)),
         "missing": missing,
+        "rate_latencies_ms": [round(1000 * s) for s in cell.result.rate_latencies_s],
+        "latency_ms_of": {a.question.id: _rounded(1000 * a.latency_s) for a in good},
+        "first_text_ms_of": {
+            a.question.id: _rounded(1000 * a.first_text_s)
+            for a in good
+            if a.first_text_s is not None
+        },
     }
 
 
@@ -109,26 +111,26 @@ def _routes(good: Sequence[Answered]) -> Row:
 
 
 def judge_cell(
-    cell: Cell, judge: Judge | None, direct: Mapping[str, str], *, pairwise: bool
-) -> list[tuple[Answered, Judged]]:
-    """Every answer without an error beside its judgement. `direct` holds the direct answers."""
+    answers: Sequence[Written], judge: Judge | None, direct: Mapping[str, str], *, pairwise: bool
+) -> list[tuple[Written, Judged]]:
+    """Every answer beside its judgement. `direct` holds the direct answers, if these are others."""
+    graded: Sequence[Graded | None] = [None] * len(answers)
+    if judge is not None:
+        graded = judge.grade_all([(answer.question, answer.text) for answer in answers])
     judged = []
-    for answer in cell.result.answers:
-        if answer.done is None:
-            continue
-        question, other = answer.question, direct.get(answer.question.id)
+    for answer, grade in zip(answers, graded, strict=True):
+        other = direct.get(answer.question.id)
         compared = None
-        if judge is not None and pairwise and other is not None and cell.mode != "direct":
-            compared = judge.compare(question, answer.text, other)
+        if judge is not None and pairwise and other is not None:
+            compared = judge.compare(answer.question, answer.text, other)
         ratio = None if not other else len(answer.text.split()) / max(1, len(other.split()))
-        graded = None if judge is None else judge.grade(question, answer.text)
-        judged.append((answer, Judged(graded, compared, ratio, inspect(answer))))
+        judged.append((answer, Judged(grade, compared, ratio, inspect(answer))))
     return judged
 
 
-def quality_row(judged: Sequence[tuple[Answered, Judged]]) -> Row:
+def quality_row(judged: Sequence[tuple[Written, Judged]]) -> Row:
     """Quality over all of a cell's answers, and class by class."""
-    by_class: dict[str, list[tuple[Answered, Judged]]] = {}
+    by_class: dict[str, list[tuple[Written, Judged]]] = {}
     for answer, of in judged:
         by_class.setdefault(answer.question.question_class, []).append((answer, of))
     return {
@@ -139,6 +141,11 @@ def quality_row(judged: Sequence[tuple[Answered, Judged]]) -> Row:
                 **_quality([of for _, of in group]),
             }
             for name, group in sorted(by_class.items())
+        },
+        "score_of": {
+            answer.question.id: round(of.graded.score, 1)
+            for answer, of in judged
+            if of.graded is not None
         },
     }
 
@@ -151,6 +158,7 @@ def _quality(judged: Sequence[Judged]) -> Row:
     ratios = [of.length_ratio for of in judged if of.length_ratio is not None]
     return {
         "checklist_score": scores.row() if scores else None,
+        "checklist_raw": _rounded(mean(g.raw for g in graded), 1) if graded else None,
         "checklist_yes": _rounded(mean(g.share_yes for g in graded), 1) if graded else None,
         "checklist_unclear": sum(g.num_unclear for g in graded),
         "pairwise": {

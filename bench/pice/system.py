@@ -32,6 +32,7 @@ _READY = re.compile(r"picert-cloud ready: (?P<url>\S+) edges: (?P<edges>\S+)")
 _WARM_QUESTION = "What makes a good start of a day?"
 _WARM_TOKENS = 24
 T = TypeVar("T")
+Edges = tuple[tuple[str, ...], ...]  # the models of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Machines:
     """What the system is made of. An edge is a process; it may hold several models."""
 
     cloud_model: str
-    edges: tuple[tuple[str, ...], ...]  # models of each
+    edges: Edges
     cpus_cloud: frozenset[int]
     cpus_edge: frozenset[int]  # of all edges
     max_tokens: int  # of an answer
@@ -47,17 +48,23 @@ class Machines:
     link_delay_s: float  # each way
     cloud_flags: tuple[str, ...] = ()
     edge_flags: tuple[str, ...] = ()
+    profile: Path | None = None  # of `picert profile`, for all; None leaves the priors
 
     def row(self) -> dict[str, object]:
         """As it stands in a line of JSON."""
         return {
             "cloud_model": self.cloud_model,
-            "edge_models": ["+".join(models) for models in self.edges],
             "cpus_cloud": sorted(self.cpus_cloud),
             "cpus_edge": sorted(self.cpus_edge),
             "max_tokens": self.max_tokens,
             "link_rtt_ms": round(2000 * self.link_delay_s, 3),
+            "speeds": "prior" if self.profile is None else "profile",
         }
+
+    @property
+    def shared_flags(self) -> tuple[str, ...]:
+        """Of cloud and edges alike."""
+        return () if self.profile is None else ("--profile", str(self.profile))
 
 
 class System:
@@ -122,6 +129,22 @@ def run_until_told(work: Coroutine[Any, Any, T]) -> T:
     return result
 
 
+@contextmanager
+def told_by_signals() -> Iterator[None]:
+    """Where asyncio does not run, SIGTERM and SIGHUP raise SystemExit as they do above."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, end) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 @asynccontextmanager
 async def running(machines: Machines, mode: str, folder: Path) -> AsyncIterator[System]:
     """Start all processes, and end them. Raises PicertError if one does not start, or dies while
@@ -130,9 +153,11 @@ async def running(machines: Machines, mode: str, folder: Path) -> AsyncIterator[
         flags = ["--model", machines.cloud_model, "--port", "0"]
         flags += ["--edge-bind", "tcp://127.0.0.1:0"]
         flags += ["--threads", str(len(machines.cpus_cloud))]
-        with _on_cpus(machines.cpus_cloud):
+        with on_cpus(machines.cpus_cloud):
             cloud = await children.start(
-                "cloud", "cloud_main", [*flags, *machines.cloud_flags, *flags_of(mode)]
+                "cloud",
+                "cloud_main",
+                [*flags, *machines.shared_flags, *machines.cloud_flags, *flags_of(mode)],
             )
         match = _READY.fullmatch(await cloud.ready_line(_START_S))
         if match is None:
@@ -153,8 +178,9 @@ async def _start_edges(children: Children, machines: Machines, address: str) -> 
         name = f"edge-{number}"
         flags = [part for model in models for part in ("--model", model)]
         flags += ["--cloud", address, "--name", name]
-        flags += ["--threads", str(len(machines.cpus_edge)), *machines.edge_flags]
-        with _on_cpus(machines.cpus_edge):
+        flags += ["--threads", str(len(machines.cpus_edge))]
+        flags += [*machines.shared_flags, *machines.edge_flags]
+        with on_cpus(machines.cpus_edge):
             edges.append(await children.start(name, "edge_main", flags))
     await asyncio.gather(*(edge.ready_line(_START_S) for edge in edges))
 
@@ -190,7 +216,7 @@ async def _guarded(children: Children) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _on_cpus(cpus: frozenset[int]) -> Iterator[None]:
+def on_cpus(cpus: frozenset[int]) -> Iterator[None]:
     """What is started in the block runs on these cores; so do all its threads."""
     if not hasattr(os, "sched_setaffinity"):
         yield

@@ -61,6 +61,19 @@ class Child:
             raise await self.death()
         return line.decode("utf-8", "replace").strip()
 
+    async def finished(self, timeout_s: float) -> None:
+        """Waits for a child that ends by itself. Raises PicertError if it fails, or not in time."""
+        assert self.process.stdout is not None
+        try:  # what it prints is read, or a full pipe would hold it
+            await asyncio.wait_for(self.process.stdout.read(), timeout_s)
+        except asyncio.TimeoutError:
+            raise PicertError(
+                f"{self.name} was not done after {timeout_s:.0f} s: its log is {self.log}"
+            ) from None
+        death = await self.death()
+        if self.process.returncode != 0:
+            raise death
+
     async def death(self) -> PicertError:
         """Waits for its end, and tells how it came."""
         code = await self.process.wait()

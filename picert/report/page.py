@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from picert.report.ablations import HEAD, Ablation, ablations
 from picert.report.rows import Row
 from picert.report.targets import Target
 
@@ -35,6 +36,7 @@ _FIGURES = (
     ("fall-backs", ("fallbacks",), 0),
     ("failures", ("failures",), 0),
     ("link bytes", ("bytes_sent",), 0),
+    ("of an answer", ("bytes_per_answer",), 0),
     ("score", ("checklist_score", "mean"), 1),
     ("swap consistency", ("pairwise", "swap_consistency"), 2),
     ("length to direct", ("length_to_direct",), 2),
@@ -65,6 +67,7 @@ def page(rows: Sequence[Row], targets: Sequence[Target], plots: Sequence[Plot]) 
         "<h1>Progressive inference: what it gains and costs</h1>",
         _targets_table(targets),
         *(_figure(plot) for plot in plots),
+        _ablations_table(ablations(rows)),
         "<h2>Figures</h2>",
         _figures_table(measured),
         _missing(measured),
@@ -97,6 +100,11 @@ def _figure(plot: Plot) -> str:
         f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/svg+xml;base64,{data}">'
         f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
     )
+
+
+def _ablations_table(found: Sequence[Ablation]) -> str:
+    lines = [_cells("td", ablation.cells()) for ablation in found]
+    return "<h2>With a part over without it</h2>" + _table(HEAD, lines, "words") if lines else ""
 
 
 def _figures_table(rows: Sequence[Row]) -> str:

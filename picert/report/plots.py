@@ -10,8 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from picert.report.ablations import WITHOUT, Ablation, ablations
 from picert.report.page import Plot
-from picert.report.rows import Row, find, modes_of
+from picert.report.rows import Row, find, modes_of, on_one_system
 
 _COLOURS = (
     *("#4c566a", "#d08770", "#b48ead", "#a3be8c", "#5e81ac", "#bf616a"),
@@ -25,13 +26,14 @@ def plots_of(rows: Sequence[Row]) -> list[Plot]:
     measured = [row for row in rows if row.skipped is None]
     found: list[Plot | None] = []
     for classes in dict.fromkeys(row.classes for row in measured):
-        of = [row for row in measured if row.classes == classes]
+        every = [row for row in measured if row.classes == classes]
+        of = [row for row in on_one_system(every) if not row.mode.startswith(WITHOUT)]
         found += [
             _throughput(of, classes),
             _latency(of, classes),
             _crossover(of, classes),
             _quality(of, classes),
-            _ablations(of, classes),
+            _ablations(every, classes),
         ]
     return [plot for plot in found if plot is not None]
 
@@ -171,28 +173,39 @@ def _quality(rows: Sequence[Row], classes: str) -> Plot | None:
 
 
 def _ablations(rows: Sequence[Row], classes: str) -> Plot | None:
-    """Bars: what pice loses in throughput, or in latency, when one part is switched off."""
-    bars: list[tuple[str, float]] = []
-    for load, figure_name in (("saturated", "requests_per_min"), ("light", "latency_p50_ms")):
-        whole = _of(rows, classes, load, "pice", figure_name)
-        for mode in modes_of(rows):
-            part = mode.removeprefix("pice_no_")
-            without = _of(rows, classes, load, mode, figure_name)
-            if part != mode and whole and without is not None:
-                bars.append((f"{part}, {load}", without / whole))
+    """Bars: what each part gains in the figure that its situation is about, with intervals."""
+    bars = [
+        (f"{ablation.part}, {ablation.situation}", *better)
+        for ablation in ablations(rows)
+        if (better := _gain(ablation)) is not None
+    ]
     if not bars:
         return None
     figure, axes = _figure(height=0.3 * len(bars) + 1.2)
-    axes.barh([name for name, _ in bars], [ratio for _, ratio in bars], color="#5e81ac")
+    names, gains, below, above = zip(*bars, strict=True)
+    axes.barh(names, gains, xerr=(below, above), color="#5e81ac", ecolor="#4c566a", capsize=2)
     axes.axvline(1.0, color="#4c566a", linewidth=1)
     axes.invert_yaxis()
-    axes.set_xlabel("figure without the part over pice's")
+    axes.set_xlabel("times as good with the part as without it")
     return Plot(
         f"Ablations ({classes})",
-        "Saturated: requests a minute, so under 1 the part pays. Light: p50 latency, so over 1 "
-        "the part pays.",
+        "Over 1 the part pays: in requests a minute when saturated, in p50 latency under other "
+        "loads. Repair and ensemble are there for the score, which stands in the table.",
         _svg(figure),
     )
+
+
+def _gain(ablation: Ablation) -> tuple[float, float, float] | None:
+    """How much better with the part, and how far its interval goes down and up."""
+    is_rate = ablation.load == "saturated"
+    change = ablation.rate if is_rate else ablation.latency
+    if change is None or not change.ratio:
+        return None
+    low, high = change.bounds or (change.ratio, change.ratio)
+    gain, low, high = (
+        (change.ratio, low, high) if is_rate else (1 / change.ratio, 1 / high, 1 / low)
+    )
+    return gain, max(0.0, gain - low), max(0.0, high - gain)
 
 
 def _figure(height: float = _SIZE[1]) -> tuple[Figure, Axes]:

@@ -44,8 +44,9 @@ def rows_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 def test_each_mode_and_load_has_a_line_with_figures(model: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
+    profile = tmp_path / "profile.json"
     flags = ("--modes", "direct,edge_only", "--load", "half", "--max-questions", "2")
-    done = run(model, *flags, "--answers", str(answers))
+    done = run(model, *flags, "--answers", str(answers), "--profile", str(profile))
     rows = rows_of(done)
     assert sorted((row["mode"], row["load"]) for row in rows) == [
         *(("direct", "half"), ("direct", "saturated"), ("edge_only", "half")),
@@ -57,8 +58,10 @@ def test_each_mode_and_load_has_a_line_with_figures(model: Path, tmp_path: Path)
         assert 0 < row["first_text_p50_ms"] <= row["latency_p50_ms"] <= row["latency_p95_ms"]
         assert row["requests_per_min"] > 0
         assert row["checklist_score"]["n"] == 2
-        assert row["judge_self_test"]["identical_ties"] == row["judge_self_test"]["num_pairs"]
+        assert row["judge_self_test"]["checklist"]["again_off"] <= 1.0
+        assert row["judge_self_test"]["pairwise"]["num_questions"] == 4
         assert {"commit", "machine", "seed"} <= row.keys()
+        assert row["speeds"] == "profile"
     by_cell = {(row["mode"], row["load"]): row for row in rows}
     assert by_cell["direct", "half"]["pairwise"] is None
     assert sum(by_cell["edge_only", "half"]["pairwise"][v] for v in ("win", "tie", "loss")) == 2
@@ -67,8 +70,16 @@ def test_each_mode_and_load_has_a_line_with_figures(model: Path, tmp_path: Path)
     assert by_cell["direct", "half"]["edge_tokens"] == 0
     assert by_cell["edge_only", "half"]["bytes_sent"] > 1000
     assert by_cell["edge_only", "half"]["cloud_tokens"] == 0
-    assert "estimate: 3 cells of 2 questions" in done.stderr
+    assert "estimate: 3 cells, questions 2 of 90 (all), about" in done.stderr
+    assert by_cell["edge_only", "half"]["bytes_per_answer"] > 500
+    assert all(set(row["score_of"]) == set(row["latency_ms_of"]) for row in rows)
+    assert json.loads(profile.read_text(encoding="utf-8"))["models"]
     assert len(answers.read_text(encoding="utf-8").splitlines()) == 6
+    again = rows_of(run(model, "--judge-answers", str(answers)))
+    assert [row["score_of"] for row in again] == [
+        by_cell[row["mode"], row["load"]]["score_of"] for row in again
+    ]
+    assert {(row["of"], row["classes"]) for row in again} == {("quality", "all")}
 
 
 def test_what_could_not_be_measured_has_a_line_with_the_reason(model: Path) -> None:
@@ -88,6 +99,8 @@ def test_what_could_not_be_measured_has_a_line_with_the_reason(model: Path) -> N
         (("--cpus-edge", "9999"), "core 9999 is not one of"),
         (("--cloud-flags=--nonsense", "--judge-model=none"), "unrecognized arguments: --nonsense"),
         (("--clients", "0"), "--clients is 0"),
+        (("--targets", "--modes", "pice"), "leave --modes out"),
+        (("--judge-answers", "/nowhere.jsonl"), "/nowhere.jsonl"),
         (("--cloud-model", "/nowhere.gguf"), "/nowhere.gguf"),
     ],
 )

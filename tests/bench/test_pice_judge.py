@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,7 @@ import pytest
 from pice.judge import A_B, YES_NO, Judge, Labels
 from pice.questions import Question
 from pice.scorers import HttpScorer
+from pice.self_test import tried_comparing, tried_grading
 
 from picert.messages import ChatMessage
 
@@ -24,6 +26,17 @@ QUESTION = Question(
     question="How does one stay well?",
     reference=REFERENCE,
     checks=("The answer says walk.", "The answer says friends."),
+)
+OTHER = Question(
+    id="p",
+    question_class="generic",
+    question="How does one keep a garden?",
+    reference=(
+        "Dig compost into the soil in spring, sow after the last frost and water in the evening. "
+        "Pull weeds while they are young, tie tomatoes to stakes, rotate the beds every year and "
+        "leave some nettles for butterflies, who visit flowers of all kinds from June on."
+    ),
+    checks=("The answer says compost.", "The answer says butterflies."),
 )
 Opinion = Callable[[str], float]  # of a prompt: the probability of the first label
 
@@ -50,7 +63,8 @@ def answers_of(prompt: str) -> tuple[str, str]:
 
 def by_content(prompt: str) -> float:
     """A good judge: more of the content counts, repetition and phrases do not."""
-    first, second = (len(set(REFERENCE.split()) & set(t.split())) for t in answers_of(prompt))
+    reference = str((OTHER if OTHER.question in prompt else QUESTION).reference)
+    first, second = (len({*reference.split()} & {*t.split()}) for t in answers_of(prompt))
     return 0.5 + 0.1 * ((first > second) - (first < second))
 
 
@@ -62,18 +76,27 @@ def by_length(prompt: str) -> float:
 def names_it(prompt: str) -> float:
     answer, _, rest = prompt.partition("Answer:\n")[2].partition("\n\nIs this true of the answer? ")
     wanted = rest.partition(".")[0].split()[-1]
-    return 0.9 if wanted in answer.lower() else 0.2
+    return 0.9 if wanted in answer.lower() else 0.05
 
 
 def always_a(_: str) -> float:
     return 0.9
 
 
-def test_checklist_is_the_mean_probability_of_yes() -> None:
+def test_checklist_is_the_mean_probability_of_yes_beyond_that_of_no_answer() -> None:
     graded = Judge(FakeScorer(names_it, always_a)).grade(QUESTION, "You should walk.")
     assert graded is not None
-    assert graded.score == pytest.approx(100 * (0.9 + 0.2) / 2)
+    assert graded.raw == pytest.approx(100 * (0.9 + 0.05) / 2)
+    assert graded.score == pytest.approx(100 * (0.9 - 0.05) / (1 - 0.05) / 2)
     assert (graded.share_yes, graded.num_unclear) == (50.0, 0)
+
+
+@pytest.mark.parametrize(("says", "points"), [(1.0, 100.0), (0.6, 20.0), (0.5, 0.0), (0.2, 0.0)])
+def test_what_a_judge_says_of_no_answer_is_its_zero(says: float, points: float) -> None:
+    opinion = FakeScorer(lambda prompt: 0.5 if "(empty)" in prompt else says, always_a)
+    graded = Judge(opinion).grade(QUESTION, "Walk.")
+    assert graded is not None
+    assert graded.score == pytest.approx(points)
 
 
 def test_check_that_the_judge_does_not_answer_counts_as_no_and_is_told() -> None:
@@ -113,26 +136,60 @@ def test_same_answer_is_judged_once() -> None:
     for _ in range(2):
         judge.grade(QUESTION, "walk")
         judge.compare(QUESTION, "walk", "sleep")
-    assert scorer.num_asked == len(QUESTION.checks) + 2
+    assert scorer.num_asked == 2 * len(QUESTION.checks) + 2  # no answer, this one, two orders
+
+
+def test_checks_of_many_answers_are_one_batch() -> None:
+    scorer = FakeScorer(names_it, always_a)
+    grades = Judge(scorer).grade_all([(QUESTION, "walk"), (OTHER, "walk"), (QUESTION, "walk")])
+    assert [grade.share_yes for grade in grades if grade] == [50.0, 0.0, 50.0]
+    assert scorer.num_asked == 8  # with no answer to either question
+
+
+def test_judge_knows_how_long_it_grades() -> None:
+    times = iter([0.0, 6.0, 10.0, 13.0])
+    judge = Judge(FakeScorer(names_it, always_a), lambda: next(times))
+    judge.grade_all([(QUESTION, "walk"), (OTHER, "walk")])
+    judge.grade(QUESTION, "sleep")
+    assert judge.grade_s == 3.0
 
 
 def test_good_judge_passes_the_self_test() -> None:
-    test = Judge(FakeScorer(names_it, by_content)).self_test([QUESTION])
-    assert test.reasons == []
-    assert (test.num_pairs, test.truncated_losses, test.padded_not_wins) == (1, 1, 1)
+    judge = Judge(FakeScorer(names_it, by_content))
+    grading = tried_grading(judge, [QUESTION, OTHER])
+    comparing = tried_comparing(judge, [QUESTION, OTHER])
+    assert (grading.fails, comparing.fails) == ([], [])
+    assert (grading.reference_raw, grading.empty_raw) == (90.0, 5.0)
+    assert (grading.reference_score, grading.truncated_lower) == (89.5, 2)
+    assert (grading.other_score, grading.again_off) == (0.0, 0.0)
+    assert (comparing.truncated_losses, comparing.padded_not_wins) == (2, 2)
 
 
-def test_judge_that_likes_length_fails_the_self_test_and_says_at_what() -> None:
-    test = Judge(FakeScorer(lambda _: 0.5, by_length)).self_test([QUESTION])
-    assert test.reasons == [
-        "1 padded answers win",
+def test_judge_that_likes_length_fails_at_comparing_and_says_at_what() -> None:
+    judge = Judge(FakeScorer(names_it, by_length))
+    assert tried_comparing(judge, [QUESTION, OTHER]).fails == ["2 padded answers win"]
+
+
+def test_judge_that_always_agrees_fails_at_grading_and_says_at_what() -> None:
+    judge = Judge(FakeScorer(lambda _: 0.5, by_content))
+    assert tried_grading(judge, [QUESTION, OTHER]).fails == [
+        "only 0 of 2 references score higher than cut off",
         "whole references score no higher than truncated ones",
+        "references get 50 points where no answer gets 50",
     ]
 
 
+def test_judge_that_changes_its_mind_fails_at_grading() -> None:
+    times = itertools.count()
+    scorer = FakeScorer(lambda prompt: max(0.0, names_it(prompt) - 0.01 * next(times)), by_content)
+    [reason] = tried_grading(Judge(scorer), [QUESTION, OTHER]).fails
+    assert "when graded again" in reason
+
+
 def test_self_test_needs_references() -> None:
-    test = Judge(FakeScorer(names_it, always_a)).self_test([])
-    assert "no question with a reference" in test.reasons[0]
+    judge = Judge(FakeScorer(names_it, always_a))
+    for test in (tried_grading(judge, []), tried_comparing(judge, [])):
+        assert "no question with a reference" in test.fails[0]
 
 
 def endpoint(body: object) -> HttpScorer:

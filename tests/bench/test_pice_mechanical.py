@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from pice.load import Answered
+from pice.answers import Written
 from pice.mechanical import Mechanical, code_survives, ends_in, inspect
 from pice.questions import Question
 from pice.sandbox import runs_clean
-from scripted_service import DONE
-
-from picert.messages import SegmentReport
 
 QUESTION = Question(id="q", question_class="generic", question="How does one stay well?")
 
 
-def found(text: str, *segments: tuple[str, str], finish: str = "stop") -> Mechanical:
-    reports = tuple(
-        SegmentReport(text=point, expansion=said, edge="e", model="m", tokens=9, attempts=1)
-        for point, said in segments
-    )
-    done = type(DONE)(
-        **{
-            **{name: getattr(DONE, name) for name in DONE.__struct_fields__},
-            "segments": reports,
-            "finish_reason": finish,
-        }
-    )
-    return inspect(Answered(QUESTION, text, 1.0, 0.5, done))
+def found(text: str, *points: tuple[str, str], finish: str = "stop") -> Mechanical:
+    return inspect(Written(QUESTION, text, points, finish == "length", latency_s=1.0))
 
 
 @pytest.mark.parametrize(

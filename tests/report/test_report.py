@@ -12,9 +12,11 @@ import pytest
 
 from picert.cli import main
 from picert.errors import ConfigError
+from picert.report.ablations import ablations
+from picert.report.bootstrap import difference_of_means, ratio_of_medians, ratio_of_rates
 from picert.report.page import page
 from picert.report.plots import plots_of
-from picert.report.rows import Row, modes_of, read_rows
+from picert.report.rows import Row, modes_of, on_one_system, read_rows
 from picert.report.targets import Target, targets
 
 SCORES = {"direct": 70.0, "router": 60.0, "sot": 68.0, "static": 66.0, "pice": 67.0}
@@ -70,6 +72,27 @@ def test_later_line_of_a_cell_wins_and_other_benchmarks_are_left_out(tmp_path: P
     assert row.number("requests_per_min") == 99.0
 
 
+def test_scores_in_lines_of_their_own_are_put_to_their_cell(tmp_path: Path) -> None:
+    speed = line("pice", checklist_score=None, missing={"checklist_score": "none", "x": "why"})
+    quality = {
+        **{name: line("pice")[name] for name in ("bench", "mode", "load", "classes")},
+        **{"of": "quality", "checklist_score": {"mean": 50.0}, "missing": {"pairwise": "no"}},
+    }
+    for lines in ([speed, quality], [quality, speed]):
+        [row] = read_rows([write(tmp_path / "rows", lines)])
+        assert row.number("requests_per_min") == RATES["pice"]
+        assert row.number("checklist_score", "mean") == 50.0
+        assert row.table("missing") == {"x": "why", "pairwise": "no"}
+    [alone] = read_rows([write(tmp_path / "rows", [quality])])
+    assert alone.number("checklist_score", "mean") == 50.0
+
+
+def test_cells_on_other_edges_are_other_cells(tmp_path: Path) -> None:
+    cells = [line("pice", edge_models=["a", "b"]), line("pice", edge_models=["a+b"])]
+    found = read_rows([write(tmp_path / "rows", [*cells, line("direct", edge_models=["a", "b"])])])
+    assert [row.edges for row in on_one_system(found)] == [("a", "b"), ("a", "b")]
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -108,7 +131,64 @@ def test_targets_compare_pice_with_direct_and_with_the_best_of_equal_quality() -
     assert (best.measured, best.is_met) == ("1.50x of static", True)
     assert by_name(found, "p50 latency, light load, suitable").measured == "0.40x"
     score = by_name(found, "checklist score")
-    assert (score.measured, score.is_met) == ("67.0 against 70.0, load saturated", True)
+    others = "router 60.0, sot 68.0, static 66.0"
+    told = f"67.0 against 70.0, load saturated, {others}"
+    assert (score.measured, score.is_met) == (told, True)
+
+
+def test_targets_say_how_sure_they_are_where_single_answers_are_told() -> None:
+    def told(scale: float) -> dict[str, Any]:
+        values = {f"q{n}": scale * (90 + n) for n in range(20)}
+        return {
+            **{"rate_latencies_ms": list(values.values()), "latency_ms_of": values},
+            "score_of": {name: value / scale - 50 * scale for name, value in values.items()},
+        }
+
+    found = targets(
+        rows(
+            *(line("direct", load, **told(1.0)) for load in ("saturated", "light")),
+            *(line("pice", load, **told(0.4)) for load in ("saturated", "light")),
+        )
+    )
+    rate = by_name(found, "requests a minute, saturated, suitable classes, of pice").measured
+    low, high = (float(bound) for bound in rate.partition("[")[2].rstrip("]").split(", "))
+    assert 2.3 < low < 2.5 < high < 2.7
+    assert by_name(found, "p50 latency, light load, suitable").measured == "0.40x [0.40, 0.40]"
+    assert "67.0 against 70.0 [30.00, 30.00]" in by_name(found, "checklist score").measured
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        ratio_of_medians({"a": 1.0}, {"a": 2.0}),
+        difference_of_means({"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}, {"e": 1.0}),
+        ratio_of_rates([0.0] * 9, [1.0] * 9),
+        ratio_of_rates([], []),
+    ],
+)
+def test_figures_that_say_nothing_have_no_interval(bounds: object) -> None:
+    assert bounds is None
+
+
+def test_ablations_stand_beside_their_whole_on_the_same_edges_and_load() -> None:
+    one, both = ["a", "b"], ["a+b"]
+    found = ablations(
+        rows(
+            line("pice", edge_models=one, requests_per_min=30.0, repairs=4),
+            line("pice_no_lists", edge_models=one, requests_per_min=20.0, repairs=1),
+            line("pice", edge_models=both, requests_per_min=40.0),
+            line("pice_no_switching", edge_models=both, requests_per_min=50.0),
+            line("pice_no_repair", "light", edge_models=one),
+        )
+    )
+    assert [(a.part, a.situation) for a in found] == [
+        ("lists", "saturated, a b"),
+        ("switching", "saturated, a+b"),
+    ]
+    assert found[0].cells()[3] == "1.50x"
+    assert found[0].cells()[-2:] == ("+2.0", "4 against 1")
+    assert found[1].cells()[3] == "0.80x"
+    assert found[1].cells()[-1] == "none"
 
 
 def test_target_without_its_cells_is_not_measured() -> None:

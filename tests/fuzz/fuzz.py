@@ -4,8 +4,10 @@
     python tests/fuzz/fuzz.py --targets gguf,template --inputs 10000 --seed 3
 
 Each target takes sound inputs, damages them, and knows the few ways in which a damaged one may end.
-An input that ends otherwise, takes over a second of the processor or makes the process grow by over
-256 MB is a find: it is printed whole, and repeated by its seed and number.
+An input that ends otherwise, takes over a second of the processor or asks for over 256 MB of memory
+is a find: it is printed whole, and repeated by its seed and number. Both limits are the kernel's, a
+timer and a bound of the process's data, so a loop without end and memory that is asked for but
+never touched are found too.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import asyncio
 import json
 import mmap
 import random
+import re
 import resource
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +46,7 @@ from picert.models.safetensors import read_folder
 from picert.transport.codec import decode, encode
 
 LIMIT_S = 1.0  # of the processor: a busy machine is not a fault
-LIMIT_MIB = 256.0
+LIMIT_MEMORY = 256 << 20  # on top of what the process has before the first input
 LIMIT_BYTES = 1 << 20  # of a frame
 NASTY = tuple(n.to_bytes(8, "little") for n in (0, 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1))
 TEMPLATE_WORDS = (
@@ -201,29 +206,59 @@ def http() -> Target:
 # --- the command ----------------------------------------------------------------------------------
 
 
+class TookTooLong(BaseException):
+    """An input had its second. No reader's own `except` takes it for an error."""
+
+
 def fuzz(target: Target, num_inputs: int, seed: int) -> str | None:
     """Try so many inputs; the first find in words, None if there is none."""
-    began_mib = _peak_mib()
-    for number in range(num_inputs):
-        rng = random.Random(f"{seed} {target.name} {number}")
-        data = damaged(rng.choice(target.seeds), rng)
-        began = time.process_time()
-        try:
-            target.read(data)
-            problem = None
-        except Exception as error:  # whatever a reader lets out is what is looked for
-            problem = f"{type(error).__name__}: {error}"
-        if (took_s := time.process_time() - began) > LIMIT_S:
-            problem = f"{took_s:.1f} s"
-        if (grown := _peak_mib() - began_mib) > LIMIT_MIB:
-            problem = f"{grown:.0f} MiB more than before"
-        if problem:
-            return f"{target.name}, seed {seed}, input {number}: {problem}\n{data!r}"
+    with bounded():
+        for number in range(num_inputs):
+            rng = random.Random(f"{seed} {target.name} {number}")
+            data = damaged(rng.choice(target.seeds), rng)
+            if problem := problem_of(target, data):
+                return f"{target.name}, seed {seed}, input {number}: {problem}\n{data!r}"
     return None
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def problem_of(target: Target, data: bytes) -> str | None:
+    """What must not happen, if this input makes it happen; to be called within `bounded`."""
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+    try:
+        target.read(data)
+    except TookTooLong:
+        return f"no end within {LIMIT_S:g} s"
+    except Exception as error:  # whatever a reader lets out is what is looked for
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Within, memory beyond the limit is refused (MemoryError), and the timer ends what it meets.
+
+    NOTE: the bound is of all private memory (RLIMIT_DATA), so that of an input that frees what it
+    took and takes it again is counted once.
+    """
+
+    def expire(*_: object) -> None:
+        raise TookTooLong
+
+    before, handler = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGPROF)
+    signal.signal(signal.SIGPROF, expire)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_bytes() + LIMIT_MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, handler)
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    found = re.search(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 def targets(folder: Path) -> dict[str, Callable[[], Target]]:

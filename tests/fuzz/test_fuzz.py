@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz import fuzz, targets
+from fuzz import Target, fuzz, targets
 
 INPUTS = {"codec": 5000, "gguf": 2000, "safetensors": 1000, "template": 300, "http": 200}
 
@@ -13,3 +13,23 @@ INPUTS = {"codec": 5000, "gguf": 2000, "safetensors": 1000, "template": 300, "ht
 @pytest.mark.parametrize("name", INPUTS)
 def test_damaged_input_is_refused_in_time_and_in_words(name: str, tmp_path: Path) -> None:
     assert fuzz(targets(tmp_path)[name](), INPUTS[name], seed=1) is None
+
+
+def test_input_that_asks_for_too_much_memory_is_found() -> None:
+    assert "MemoryError" in str(fuzz(Target("greedy", [b""], lambda data: _take(1 << 30)), 1, 1))
+    assert fuzz(Target("modest", [b""], lambda data: _take(1 << 26)), 1, 1) is None
+
+
+def test_input_without_end_is_found() -> None:
+    def read(data: bytes) -> None:
+        while True:
+            try:
+                raise ValueError
+            except Exception:
+                continue
+
+    assert "no end within 1 s" in str(fuzz(Target("endless", [b""], read), 1, 1))
+
+
+def _take(num_bytes: int) -> None:
+    bytearray(num_bytes)  # never touched: the kernel gives no page for it

@@ -61,6 +61,11 @@ class Network:
             assert time.monotonic() < deadline, f"the cloud has {ready}, wanted {wanted}"
             ready = set(await self.client.ready_edges())
 
+    async def num_edge_failures(self) -> float:
+        metrics = (await self.client._http.get("/metrics")).text
+        (value,) = re.findall(r"^picert_edge_failures_total (\S+)$", metrics, re.M)
+        return float(value)
+
     async def start_edge(self, name: str) -> None:
         flags = ["--model", EDGE_MODEL, "--cloud", self.edge_address, "--name", name]
         child = await self.children.start(name, "edge_main", [*flags, "--threads", "1"])
@@ -117,6 +122,7 @@ async def test_answer_survives_the_kill_of_an_edge_and_the_edge_can_come_back(
                 kill(net.edges[killed])
         assert killed
         assert net.cloud.process.returncode is None
+        assert await net.num_edge_failures() == 1
         done = told.done
         assert (done.route, done.finish_reason) == ("sketch", "stop")
         assert all(segment.expansion for segment in done.segments)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
 CHAT = "/v1/chat/completions"
+_TEXT = re.compile(rb'"content":"[^"]')  # of any event: one chunk may hold several
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Connection:
         first_s, last = 0.0, b""
         while size := int(await self._reader.readline(), 16):
             last = (await self._reader.readexactly(size + 2))[:-2]
-            if not first_s and b'"content":"' in last and b'"content":""' not in last:
+            if not first_s and _TEXT.search(last):
                 first_s = clock() - began
         await self._reader.readline()
         is_whole = last.endswith(b"data: [DONE]\n\n")

@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial, wraps
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import Any
 
 from jinja2 import Template, nodes, pass_context
+from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -109,8 +110,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self._budget = MIN_BUDGET_CHARS + BUDGET_PER_CHAR * input_chars
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
-        known = {**self.filters, "tojson": _to_json}
-        self.filters = {name: self._paying(name, known[name]) for name in _FILTERS}
+        self.filters = dict(_PAID_FILTERS)
         self.filters["tick"] = pass_context(partial(self._tick))
         self.filters["concat"] = pass_context(partial(self._concat))
 
@@ -139,23 +139,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             self.spend()
         return super().call(context, function, *args, **kwargs)
 
-    def _paying(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that is paid for before it does its work."""
-        skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
-
-        @wraps(function)
-        def paying(*args: Any, **kwargs: Any) -> Any:
-            value, *given = args[skipped:]
-            if name in _TEXT_FILTERS:
-                if name == "join":
-                    value = list(value)
-                self.spend(_size(name, value, (*given, *kwargs.values())))
-            else:
-                self.spend(len(value) if isinstance(value, (Sequence, Mapping)) else 0)
-            return function(*args[:skipped], value, *given, **kwargs)
-
-        return paying
-
     def _tick(self, context: Context, value: Any) -> Any:
         """Stands at the head of every loop's body."""
         self.spend()
@@ -170,6 +153,27 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         """Stands before every value that becomes output."""
         self.spend(_extent(value))
         return value
+
+
+def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is paid for, out of the budget of its rendering, before it does its work."""
+    wanted = getattr(getattr(function, "jinja_pass_arg", None), "name", None)
+
+    @pass_context
+    @wraps(function)
+    def paying(context: Context, value: Any, *given: Any, **kwargs: Any) -> Any:
+        environment = context.environment
+        assert isinstance(environment, _Sandbox)
+        if name in _TEXT_FILTERS:
+            if name == "join":
+                value = list(value)
+            environment.spend(_size(name, value, (*given, *kwargs.values())))
+        else:
+            environment.spend(len(value) if isinstance(value, (Sequence, Mapping)) else 0)
+        passed = {"context": context, "eval_context": context.eval_ctx, "environment": environment}
+        return function(*([passed[wanted]] if wanted else []), value, *given, **kwargs)
+
+    return paying
 
 
 def _extent(value: Any, depth: int = 0) -> int:
@@ -267,3 +271,8 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, _OverLimit | _Refused) else f"{type(error).__name__}: {text}"
+
+
+_PAID_FILTERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {name: _paying(name, _to_json if name == "tojson" else FILTERS[name]) for name in _FILTERS}
+)

@@ -274,6 +274,7 @@ class TextDelta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     attempt: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    num_tokens: Annotated[int, Meta(ge=0, lt=2**20)] = 1  # that an edge has drawn since the last
 
 
 class Expansion(msgspec.Struct, frozen=True, kw_only=True, tag=True):

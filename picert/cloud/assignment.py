@@ -1,6 +1,7 @@
 """Assignment: one job from `EdgePool.run` to its end, as its owner sees it: an iterator of pieces.
 
-It holds what arrived and the deadline; where the job waits or runs is the pool's account.
+It holds what arrived and the deadline, a timer from the moment it is sent; where the job waits or
+runs is the pool's account.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ AssignmentKey = tuple[str, int, int]  # request_id, segment index, attempt
 class Assignment:
     """Iterate it for the pieces that its edge sends."""
 
-    def __init__(self, job: Job, avoid: Iterable[str], clock: Clock) -> None:
+    def __init__(self, job: Job, avoid: Iterable[str]) -> None:
         self.job = job
         self.avoid = tuple(avoid)
         self.edge: str | None = None  # None while it waits for a free place
@@ -30,10 +31,8 @@ class Assignment:
         self.registration: Hello | None = None  # of that edge; when it joins anew it has another
         self.open = set(indices(job))
         self.error: PicertError | None = None  # that ended it
-        self._clock = clock
-        self._sent_at = 0.0
-        self._deadline_s = 0.0
-        self._inbox: asyncio.Queue[Piece | PicertError | None] = asyncio.Queue()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._inbox: asyncio.Queue[Piece | PicertError] = asyncio.Queue()
 
     def keys(self) -> list[AssignmentKey]:
         """What its messages are known by, one key a segment that is not finished."""
@@ -42,8 +41,14 @@ class Assignment:
     def begin(self, edge: str, registration: Hello, model: str, deadline_s: float) -> None:
         """It is on its way to `edge`; its deadline runs from here."""
         self.edge, self.registration, self.model = edge, registration, model
-        self._sent_at, self._deadline_s = self._clock(), deadline_s
-        self._inbox.put_nowait(None)  # whoever waits shall wait by the deadline now
+        late = EdgeLost(f"edge {edge} did not finish in {deadline_s:.1f} s")
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(max(0.0, deadline_s), self.deliver, late)
+
+    def end(self) -> None:
+        """Its owner has let go of it."""
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def deliver(self, item: Piece | PicertError) -> None:
         """Hand over what arrived for it, or why nothing more will."""
@@ -55,30 +60,13 @@ class Assignment:
         Raises what its edge reported, or EdgeLost.
         """
         while self.open:
-            item = await self._next()
+            item = await self._inbox.get()
             if isinstance(item, PicertError):
                 self.error = item
                 raise item
             if isinstance(item, Expansion):
                 self.open.discard(item.index)
             yield item
-
-    async def _next(self) -> Piece | PicertError:
-        item = None
-        while item is None:
-            try:
-                item = await asyncio.wait_for(self._inbox.get(), self._patience_s())
-            except asyncio.TimeoutError:
-                return EdgeLost(f"edge {self.edge} did not finish in {self._deadline_s:.1f} s")
-        return item
-
-    def _patience_s(self) -> float | None:
-        """None while it is in the queue: the pool ends it when no edge is left, its owner when time
-        is up.
-        """
-        if self.edge is None:
-            return None
-        return max(0.0, self._sent_at + self._deadline_s - self._clock())
 
 
 def indices(job: Job) -> list[int]:

@@ -81,6 +81,7 @@ class Draft:
         self._num_drawn: int | None = None  # tokens of an answer that one sequence wrote whole
         self._outbox: asyncio.Queue[TextDelta | Progress | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
 
     # --- time ---
@@ -190,18 +191,17 @@ class Draft:
 
         Raises a producer's error, or DeadlineExceeded.
         """
+        self._set_alarm()
         while self._tasks or not self._outbox.empty():
-            left = self.remaining_s
-            try:
-                event = await asyncio.wait_for(self._outbox.get(), left)
-            except asyncio.TimeoutError:
-                continue  # remaining_s raises
+            event = await self._outbox.get()
             if event is not None:
                 if isinstance(event, TextDelta) and self._first_text_s is None:
                     self._first_text_s = self.elapsed_s
                 yield event
             elif self._error is not None:
                 raise self._error
+            else:
+                self._set_alarm()
 
     def done(self) -> Done:
         """The terminal event, once `events` has ended."""
@@ -232,9 +232,21 @@ class Draft:
 
     async def close(self) -> None:
         """Cancel every producer and wait until each has freed what it held."""
+        self._end_alarm()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _set_alarm(self) -> None:
+        """Wake the consumer at the deadline. Raises DeadlineExceeded if that is over."""
+        left = self.remaining_s
+        self._end_alarm()
+        wake = self._outbox.put_nowait
+        self._alarm = asyncio.get_running_loop().call_later(left, wake, None)
+
+    def _end_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -40,7 +40,7 @@ from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import ModelSwitch
-from picert.transport.events import PeerDraining, PeerJoined, PeerLeft, PeerMessage
+from picert.transport.events import PeerDraining, PeerEvent, PeerJoined, PeerLeft, PeerMessage
 from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
@@ -84,7 +84,8 @@ class EdgePool:
         try:
             async for event in self._link.events():
                 self._take(event)
-                await self._dispatch()
+                if not _is_more_text(event):  # which makes no place free
+                    await self._dispatch()
         finally:
             looking_again.cancel()
             await asyncio.gather(looking_again, return_exceptions=True)
@@ -99,7 +100,7 @@ class EdgePool:
         Iterating the assignment raises EdgeLost when its edge is gone or late, or when there is no
         edge at all.
         """
-        assignment = Assignment(job, avoid, self._clock)
+        assignment = Assignment(job, avoid)
         keys = assignment.keys()
         self._assignments.update(dict.fromkeys(keys, assignment))
         self._dispatcher.push(assignment, self._ticket(assignment), self._clock())
@@ -109,6 +110,7 @@ class EdgePool:
         finally:
             for key in keys:
                 del self._assignments[key]
+            assignment.end()
             await self._release(assignment)
 
     def views(self) -> list[EdgeView]:
@@ -315,7 +317,7 @@ class EdgePool:
 
     # --- what the link reports ---
 
-    def _take(self, event: PeerJoined | PeerDraining | PeerLeft | PeerMessage) -> None:
+    def _take(self, event: PeerEvent) -> None:
         if isinstance(event, PeerJoined):
             self._join(event.name, event.hello)
         elif isinstance(event, PeerDraining):
@@ -370,7 +372,7 @@ class EdgePool:
     def _learn(self, edge: str, assignment: Assignment, piece: TextDelta | Expansion) -> None:
         """Keep the accounts true: what was written, and how fast."""
         if isinstance(piece, TextDelta):
-            self._dispatcher.wrote(assignment, self._clock())
+            self._dispatcher.wrote(assignment, piece.num_tokens, self._clock())
             return
         seat = self._seats[edge]
         self.expansion_s.add(piece.seconds)
@@ -386,3 +388,7 @@ class EdgePool:
         """It may be given a job now."""
         is_alive = self._link.state(name) == "alive"
         return is_alive and not seat.is_draining and seat.breaker.allows()
+
+
+def _is_more_text(event: PeerEvent) -> bool:
+    return isinstance(event, PeerMessage) and isinstance(event.message, TextDelta)

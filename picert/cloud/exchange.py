@@ -288,21 +288,20 @@ class _EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pieces(self) -> AsyncIterator[bytes]:
-        """The stream's bytes, event by event, with something said at least every `keep_alive_s`."""
+        """The stream's bytes, with something said at least every `keep_alive_s`; what is there at
+        the same time goes in one piece.
+        """
         feed, form = self._exchange.feed, self._exchange.form
-        yield form.begin()
+        piece = b"".join((form.begin(), *(_written(form, *item) for item in self._opening)))
         quiet_since = time.monotonic()
-        while self._opening or not feed.is_over:
-            if self._opening:
-                item: IndexedEvent | None = self._opening.pop(0)
-            else:
-                patience_s = quiet_since + self._keep_alive_s - time.monotonic()
-                item = await feed.next(max(0.0, patience_s))
-            piece = sse.KEEP_ALIVE if item is None else _written(form, *item)
+        while not feed.is_over:
             if piece:
                 yield piece
                 quiet_since = time.monotonic()
-        yield form.close()
+            patience_s = quiet_since + self._keep_alive_s - time.monotonic()
+            item = await feed.next(max(0.0, patience_s))
+            piece = sse.KEEP_ALIVE if item is None else _written(form, *item)
+        yield piece + form.close()
 
 
 def _written(form: Form, index: int, event: AnswerEvent) -> bytes:

@@ -33,12 +33,12 @@ async def relay(assignment: Assignment, job: ExpandJob, segment: Segment, show: 
     cost, so the Expansion is made up from the pieces that came.
     """
     shaper = ExpansionShaper(segment.text, job.written)
-    num_pieces = 0
+    num_tokens = 0
     async for piece in assignment:
         if isinstance(piece, Expansion):
             show(shaper.finish(cut=piece.finish_reason == "length"))
             return msgspec.structs.replace(piece, text=shaper.text)
-        num_pieces += 1
+        num_tokens += piece.num_tokens
         show(shaper.push(piece.text))
         if shaper.is_over:
             break
@@ -51,7 +51,7 @@ async def relay(assignment: Assignment, job: ExpandJob, segment: Segment, show: 
         model=assignment.model,
         prompt_tokens=0,
         cached_tokens=0,
-        completion_tokens=num_pieces,
+        completion_tokens=num_tokens,
         mean_logprob=math.nan,  # nobody told it
         seconds=0.0,
     )

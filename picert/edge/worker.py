@@ -145,6 +145,7 @@ class EdgeWorker:
             await asyncio.wait([before])
         began = self._clock()
         text: list[str] = []
+        num_told = 0  # tokens
         engine_id = f"{work.request_id}/{work.index}/{work.attempt}"
         stream = work.loop.stream(
             engine_id, work.prompt_ids, work.sampling, terms=Terms(deadline_s=work.deadline_s)
@@ -154,8 +155,8 @@ class EdgeWorker:
                 async for output in outputs:
                     text.append(output.text)
                     if output.text:
-                        delta = TextDelta(work.request_id, work.index, work.attempt, output.text)
-                        await self._outbox.send(delta)
+                        await self._outbox.send(_delta(work, output, num_told))
+                        num_told = output.num_completion_tokens
             seconds = self._clock() - began
             await self._outbox.send(_expansion(work, "".join(text), output, seconds))
         except EdgeLost as error:  # the link is down: the cloud has given this job to another
@@ -209,6 +210,13 @@ class EdgeWorker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _delta(work: Work, output: Output, num_told: int) -> TextDelta:
+    num_tokens = output.num_completion_tokens - num_told
+    return TextDelta(
+        *(work.request_id, work.index, work.attempt, output.text), num_tokens=num_tokens
+    )
 
 
 def _expansion(work: Work, text: str, last: Output, seconds: float) -> Expansion:

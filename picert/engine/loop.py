@@ -1,7 +1,7 @@
 """EngineLoop: the one thread that owns an Engine, and the asyncio streams that it feeds.
 
-Commands go in through a list under a lock, outputs come out through `call_soon_threadsafe`. Every
-stream ends exactly once: with a last Output, or with a PicertError. Nothing polls: an idle loop
+Commands go in through a list under a lock, a courier brings the outputs. Every stream ends exactly
+once: with a last Output, or with a PicertError. Nothing polls: an idle loop
 sleeps on a condition, a consumer on its queue, a deadline is a timer of the consumer's event loop
 and so holds even while a step hangs.
 """
@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
+from picert.engine.courier import Courier, Item
 from picert.engine.engine import Engine
 from picert.engine.sampler import TokenMask
-from picert.engine.sequence import NO_TERMS, Output, Terms
+from picert.engine.sequence import NO_TERMS, Output, Terms, joined
 from picert.engine.stats import EngineStats
 from picert.errors import DeadlineExceeded, PicertError, QueueFull, QueueTimeout, Unavailable
 from picert.log import get_logger
@@ -37,21 +40,32 @@ class _Stream:
     params: SamplingParams
     mask: TokenMask | None
     terms: Terms
-    loop: asyncio.AbstractEventLoop
-    items: asyncio.Queue[Output | PicertError] = field(default_factory=asyncio.Queue)
-    has_ended: bool = False  # of the event loop's thread, as is `put`
+    courier: Courier
+    items: deque[Item] = field(default_factory=deque)
+    has_ended: bool = False  # of the event loop's thread, as is all below
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def put(self, item: Output | PicertError) -> None:
+    def put(self, item: Item) -> None:
         """Queue an item; what comes after the end is dropped."""
         if self.has_ended:
             return
         self.has_ended = isinstance(item, PicertError) or item.finish_reason is not None
-        self.items.put_nowait(item)
+        self.items.append(item)
+        self._arrived.set()
 
-
-def _put_all(items: list[tuple[_Stream, Output | PicertError]]) -> None:
-    for stream, item in items:
-        stream.put(item)
+    async def next(self) -> Item:
+        """Wait for what is next: all outputs that are here, as one, or the error after them."""
+        while not self.items:
+            self._arrived.clear()
+            await self._arrived.wait()
+        outputs: list[Output] = []
+        while self.items:
+            item = self.items[0]
+            if isinstance(item, PicertError):
+                break
+            outputs.append(item)
+            self.items.popleft()
+        return joined(outputs) if outputs else self.items.popleft()
 
 
 class EngineLoop:
@@ -66,6 +80,8 @@ class EngineLoop:
         self._added: list[_Stream] = []
         self._aborted: list[_Stream] = []
         self._streams: set[_Stream] = set()  # accepted and not ended
+        self._couriers: WeakValueDictionary[asyncio.AbstractEventLoop, Courier]
+        self._couriers = WeakValueDictionary()  # each lives as long as its streams
         self._is_stopping = False
         self._failure: str | None = "the engine has not started"
         self._thread = threading.Thread(target=self._run, name="picert-engine", daemon=True)
@@ -123,14 +139,15 @@ class EngineLoop:
         terms: Terms = NO_TERMS,
         mask: TokenMask | None = None,
     ) -> AsyncGenerator[Output, None]:
-        """Outputs of one request, up to the one with a `finish_reason`; closing aborts it.
+        """Outputs of one request, up to the one with a `finish_reason`; closing aborts it. Tokens
+        that come quicker than they are fetched come in one Output.
 
         Raises what Engine.add raises, DeadlineExceeded and QueueTimeout by the `terms`, counted
         from when the first item is asked for, and Unavailable when the engine is not running, fails
         or stops.
         """
         loop = asyncio.get_running_loop()
-        stream = _Stream(request_id, prompt_ids, params, mask, terms, loop)
+        stream = _Stream(request_id, prompt_ids, params, mask, terms, self._courier(loop))
         self._submit(stream)
         timers = [
             loop.call_later(max(0.0, seconds), expire, stream, seconds)
@@ -142,7 +159,7 @@ class EngineLoop:
         ]
         try:
             while True:
-                item = await stream.items.get()
+                item = await stream.next()
                 if isinstance(item, PicertError):
                     raise item
                 yield item
@@ -155,6 +172,10 @@ class EngineLoop:
             self._release(stream)
 
     # --- any thread -------------------------------------------------------------------------------
+
+    def _courier(self, loop: asyncio.AbstractEventLoop) -> Courier:
+        with self._wake:
+            return self._couriers.setdefault(loop, Courier(loop))
 
     def _submit(self, stream: _Stream) -> None:
         with self._wake:
@@ -198,16 +219,15 @@ class EngineLoop:
             self._added, self._aborted = [], []
         self._post([(stream, error) for stream in streams])
 
-    def _post(self, items: list[tuple[_Stream, Output | PicertError]]) -> None:
-        """Hand items to their consumers: one wake-up for each event loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Output | PicertError]]] = {}
+    def _post(self, items: list[tuple[_Stream, Item]]) -> None:
+        """Hand items to the couriers of their event loops."""
+        by_courier: dict[Courier, list[tuple[_Stream, Item]]] = {}
         for stream, item in items:
-            by_loop.setdefault(stream.loop, []).append((stream, item))
-        for loop, of_loop in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_put_all, of_loop)
-            except RuntimeError:  # the event loop is closed, its consumers are gone
-                for stream, _ in of_loop:
+            by_courier.setdefault(stream.courier, []).append((stream, item))
+        for courier, parcels in by_courier.items():
+            is_urgent = any(_is_urgent(item) for _, item in parcels)
+            if not courier.hand_over(parcels, is_urgent=is_urgent):
+                for stream, _ in parcels:  # the event loop is closed, its consumers are gone
                     self._release(stream)
 
     # --- the engine's thread ----------------------------------------------------------------------
@@ -281,3 +301,10 @@ class EngineLoop:
         """The engine is done with it; its last item is on its way."""
         with self._wake:
             self._streams.discard(stream)
+
+
+def _is_urgent(item: Item) -> bool:
+    """A text begins or ends: somebody waits for just that."""
+    if isinstance(item, PicertError) or item.finish_reason is not None:
+        return True
+    return item.num_completion_tokens == len(item.token_ids)

@@ -5,6 +5,7 @@ No torch and no scheduling: where its K/V lies and when it runs is the scheduler
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +40,22 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     num_completion_tokens: int  # so far
     sum_logprob: float  # of the chosen tokens so far
     queue_s: float = 0.0  # from arrival to its place in a step
+
+
+def joined(outputs: SequenceOf[Output]) -> Output:
+    """Successive outputs of one request, as if one step had given them all."""
+    last = outputs[-1]
+    if len(outputs) == 1:
+        return last
+    logprobs = None
+    if last.logprobs is not None:
+        logprobs = tuple(one for output in outputs for one in output.logprobs or ())
+    return msgspec.structs.replace(
+        last,
+        text="".join(output.text for output in outputs),
+        token_ids=tuple(token for output in outputs for token in output.token_ids),
+        logprobs=logprobs,
+    )
 
 
 @dataclass(frozen=True, slots=True)

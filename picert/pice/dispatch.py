@@ -21,6 +21,8 @@ from picert.config import Discipline
 from picert.pice.grouping import Batcher
 from picert.pice.needs import JobNeeds
 
+_MAX_WRITTEN = 1 << 24  # tokens of a text that an edge may claim: more than any context holds
+
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -176,11 +178,11 @@ class Dispatcher(Generic[Item]):
         if not group.items:
             self._drop(number)
 
-    def wrote(self, item: Item, now: float) -> None:
-        """An item has one token more; a group that passes its prediction is predicted anew."""
+    def wrote(self, item: Item, num_tokens: int, now: float) -> None:
+        """An item has so many tokens more; a group that passes its prediction is predicted anew."""
         number = self._group_of[item]
         group = self._groups[number]
-        group.written += 1
+        group.written = min(group.written + num_tokens, _MAX_WRITTEN)
         runs = group.edge is not None and number in group.edge.groups
         if runs and group.written > group.needs.tokens:
             tokens = self._core.recount(number, group.written, now)

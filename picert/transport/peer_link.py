@@ -133,6 +133,15 @@ class PeerLink:
         if socket is None or not self._linked.is_set():
             raise EdgeLost(f"the link to {self._config.address} is down")
         frames = codec.encode(message, self._config.max_frame_bytes)
+        try:
+            sockets.send_now(socket, frames)
+        except zmq.Again:
+            await self._send_later(socket, frames)
+        except zmq.ZMQError:
+            raise EdgeLost(f"the link to {self._config.address} was lost") from None
+
+    async def _send_later(self, socket: sockets.Socket, frames: list[bytes]) -> None:
+        """As soon as there is room."""
         sent = asyncio.ensure_future(socket.send_multipart(frames))
         try:
             await asyncio.wait(

@@ -1,12 +1,14 @@
 """Several candidates of one segment: which text is shown, when, and what becomes of the others."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from scripted import ScriptedLink, settle
 from scripted_cloud import REPAIRED, TEXTS, ask, cloud, request
 
+from picert.cloud.race import relay
 from picert.config import PolicyConfig
-from picert.messages import Cancel, Done, ExpandJob, Failure, TextDelta
+from picert.messages import Cancel, Done, ExpandJob, Failure, Segment, TextDelta
 from picert.transport.events import PeerLeft, PeerMessage
 
 SLOTS = 32  # enough for three candidates of each segment
@@ -186,3 +188,26 @@ async def test_many_races_leave_nothing_behind() -> None:
                 await events.aclose()
             else:
                 assert [e async for e in events if isinstance(e, Done)]
+
+
+async def test_text_that_is_stopped_is_counted_by_the_tokens_its_edge_told() -> None:
+    class Circling:
+        model = "small"
+
+        async def __aiter__(self) -> AsyncIterator[TextDelta]:
+            while True:
+                yield TextDelta("r", 0, 0, GARBAGE, num_tokens=9)
+
+    job = ExpandJob(
+        request_id="r",
+        attempt=0,
+        question="Why?",
+        outline=("Point",),
+        segments=(Segment(0, "Point"),),
+        max_tokens=99,
+        deadline_s=9.0,
+    )
+    shown: list[str] = []
+    expansion = await relay(Circling(), job, job.segments[0], shown.append)  # type: ignore[arg-type]
+    assert expansion.finish_reason == "cancelled"
+    assert expansion.completion_tokens == 9 * len(shown)

@@ -75,6 +75,15 @@ async def test_text_is_streamed_and_ends_with_an_expansion() -> None:
     assert (last.mean_logprob, last.finish_reason, last.model) == (-1.0, "stop", "tiny")
 
 
+async def test_a_piece_tells_of_the_tokens_behind_it_those_without_text_too() -> None:
+    worker, outbox = make_worker(ScriptedLoop(lambda part: ["", "", "Two", " words"]))
+    await worker.take(job(1))
+    await finish(worker)
+    *deltas, last = outbox.sent
+    assert [(d.text, d.num_tokens) for d in deltas] == [("Two", 3), (" words", 1)]  # type: ignore[attr-defined]
+    assert last.completion_tokens == 4  # type: ignore[attr-defined]
+
+
 async def test_each_segment_of_a_job_has_its_own_expansion() -> None:
     worker, outbox = make_worker(ScriptedLoop(says))
     await worker.take(job(0, 2))

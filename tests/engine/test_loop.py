@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 
@@ -68,6 +69,20 @@ async def test_streams_of_many_requests_are_their_own(make: Make) -> None:
     )
     assert got == [greedy_after(prompt, 5) for prompt in prompts]
     assert loop.num_requests == 0
+
+
+async def test_outputs_that_nobody_fetched_yet_come_as_one(make: Make) -> None:
+    loop = make()
+    async with aclosing(loop.stream("x", [1], FOREVER)) as stream:
+        first = await anext(stream)
+        while loop.num_requests:  # this event loop is busy elsewhere
+            time.sleep(0.001)
+        rest = [output async for output in stream]
+    assert len(rest) <= 2  # what was brought before it was busy, and the rest
+    tokens = [token for output in (first, *rest) for token in output.token_ids]
+    assert tokens == greedy_after([1], 200)
+    assert rest[-1].finish_reason == "length"
+    assert rest[-1].num_completion_tokens == 200
 
 
 async def test_closing_the_iterator_aborts(make: Make) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picert.engine.sequence import Sequence, StopFilter, Times
-from picert.messages import SamplingParams
+from picert.engine.sequence import Output, Sequence, StopFilter, Times, joined
+from picert.messages import FinishReason, SamplingParams, TokenLogprob
 
 END = 0
 
@@ -154,3 +154,14 @@ def test_failed_sequence_gives_back_held_text() -> None:
     assert feed(seq, tokens("az")) == "a"
     assert seq.fail() == "z"
     assert seq.finish_reason == "error"
+
+
+def test_joined_outputs_are_what_one_step_would_have_given() -> None:
+    def output(text: str, token: int, finish: FinishReason | None, so_far: int) -> Output:
+        logprobs = (TokenLogprob(token, -0.5),)
+        return Output("r", text, (token,), logprobs, finish, 3, 1, so_far, -0.5 * so_far)
+
+    parts = [output("a", 7, None, 1), output("", 8, None, 2), output("b", 9, "stop", 3)]
+    both = (TokenLogprob(7, -0.5), TokenLogprob(8, -0.5), TokenLogprob(9, -0.5))
+    assert joined(parts) == Output("r", "ab", (7, 8, 9), both, "stop", 3, 1, 3, -1.5)
+    assert joined(parts[:1]) == parts[0]

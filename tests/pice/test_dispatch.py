@@ -119,10 +119,10 @@ def test_items_of_a_gone_edge_can_still_be_removed() -> None:
     one = dispatcher(1)
     push(one, "a0")
     pull_all(one)
-    one.wrote("a0", 1.0)
+    one.wrote("a0", 1, 1.0)
     one.remove_edge("e0")
     one.self_check()
-    one.wrote("a0", 1.0)
+    one.wrote("a0", 1, 1.0)
     one.add_edge("e0", 1, 1000, PACE)
     one.self_check()
     assert one.num_in_flight("e0") == 0
@@ -135,9 +135,20 @@ def test_a_text_longer_than_predicted_lengthens_the_backlog() -> None:
     push(one, "a0", tokens=10)
     pull_all(one)
     before = one.backlog_s(0.3)
-    for _ in range(11):
-        one.wrote("a0", 0.3)
+    one.wrote("a0", 6, 0.3)
+    assert one.backlog_s(0.3) == before
+    one.wrote("a0", 5, 0.3)
     assert one.backlog_s(0.3) > before
+
+
+def test_an_edge_that_claims_to_have_written_without_end_is_not_believed() -> None:
+    one = dispatcher(1)
+    push(one, "a0", tokens=10)
+    pull_all(one)
+    for _ in range(5000):
+        one.wrote("a0", 2**20 - 1, 0.3)
+    one.self_check()
+    assert 0 < one.backlog_s(0.3) < float("inf")
 
 
 def test_an_unavailable_edge_keeps_what_it_has_and_gets_no_more() -> None:

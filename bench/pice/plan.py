@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from pice.load import Load
+from pice.modes import WITHOUT
 from pice.questions import CLASSES, SUITABLE, UNSUITABLE, Question, name_of, pick, read_questions
 from pice.system import Edges, Machines
 from picert import hub
@@ -16,6 +17,8 @@ from picert import hub
 Classes = tuple[str, ...]
 _LIGHT, _SATURATED = Load("light"), Load("saturated")
 _COMPARED = ("direct", "pice")
+_IDLE = ("pice_no_eager_dispatch", "pice_no_ensemble", "pice_no_repair")
+_SWITCHING = "pice_no_switching"
 # In the order of their weight: what --max-minutes ends is the last.
 _TARGETS: tuple[tuple[tuple[str, ...], Load, Classes], ...] = (
     (_COMPARED, _SATURATED, SUITABLE),
@@ -83,17 +86,18 @@ def target_tasks(edges: Edges) -> list[Task]:
 
 def ablation_tasks(edges: Edges) -> list[Task]:
     """Each part in the situation where it matters: dispatch, candidates and repair with an idle
-    system, queues and prices with a full one, switching where one edge holds all models."""
+    system, switching where one edge holds all models, the others with a full system."""
     both = (tuple(dict.fromkeys(model for edge in edges for model in edge)),)
+    others = tuple(mode for mode in WITHOUT if mode not in (*_IDLE, _SWITCHING))
     situations = (
-        (("eager_dispatch", "ensemble", "repair"), _LIGHT, edges),
-        (("grouping", "lists", "price"), _SATURATED, edges),
-        (("switching",), _SATURATED, both),
+        (_IDLE, _LIGHT, edges),
+        (others, _SATURATED, edges),
+        ((_SWITCHING,), _SATURATED, both),
     )
     return [
         Task(mode, load, SUITABLE, on)
-        for parts, load, on in situations
-        for mode in ("pice", *(f"pice_no_{part}" for part in parts))
+        for modes, load, on in situations
+        for mode in ("pice", *modes)
     ]
 
 

@@ -4,8 +4,9 @@
     python bench/bench_kernels.py --device cuda --json
 
 `--static` compiles every launch that real models make and estimates it from data sheets and machine
-code; no GPU is needed, and nothing is timed. `--device cuda` times the same launches on the GPU at
-hand, after checking what they give: captured passes over inputs that are larger than the L2 cache,
+code; what else the registry holds follows without a limit, so that each configuration has a line.
+No GPU is needed, and nothing is timed. `--device cuda` times the same launches on the GPU at hand,
+after checking what they give: captured passes over inputs that are larger than the L2 cache,
 between events, beside FlashInfer and torch where they are installed.
 """
 
@@ -27,7 +28,7 @@ from picert.kernels.devices import DEVICES, Device
 from picert.kernels.launch import Kernel, ModelShape, StepShape, Work
 from picert.kernels.machine_code import MachineCode, compile_kernel
 from picert.kernels.registry import KERNELS
-from picert.kernels.roofline import Estimate, estimate
+from picert.kernels.roofline import Estimate, estimate, occupancy
 
 MODELS = (  # name, hidden, intermediate, heads, K/V heads, head size, vocabulary, layers
     ModelShape("Llama-3-8B", 4096, 14336, 32, 8, 128, 128256, 32),
@@ -63,13 +64,27 @@ def code_of(kernel_name: str, config_name: str, capability: int) -> MachineCode:
     return compile_kernel(kernel, kernel.config(config_name), kernel.dtypes[0], capability)
 
 
-def row(launch: Launch, code: MachineCode, result: Estimate, device: Device) -> dict[str, object]:
-    """What is printed of one launch, as JSON has it."""
-    kernel, model, step, work = launch
+def code_row(code: MachineCode, device: Device) -> dict[str, object]:
+    """What is printed of a configuration, as JSON has it."""
     return {
-        "kernel": kernel.name,
-        "config": work.config.name,
+        "kernel": code.kernel,
+        "config": code.config,
         "device": device.name,
+        "registers": code.registers,
+        "spills": code.spills,
+        "shared_bytes": code.shared_bytes,
+        "occupancy": round(occupancy(code, device), 3),
+        "tensor_core_instructions": code.tensor_core_instructions,
+        "wgmma": code.count("HGMMA"),
+        "wide_loads": code.wide_loads,
+    }
+
+
+def row(launch: Launch, code: MachineCode, result: Estimate, device: Device) -> dict[str, object]:
+    """The same of one launch."""
+    _, model, step, work = launch
+    return {
+        **code_row(code, device),
         "model": model.name,
         "batch": step.batch,
         "query_len": step.query_len,
@@ -77,10 +92,6 @@ def row(launch: Launch, code: MachineCode, result: Estimate, device: Device) -> 
         "bytes": work.bytes,
         "flops": work.tensor_flops + work.flops,
         "exponentials": work.exponentials,
-        "registers": code.registers,
-        "spills": code.spills,
-        "shared_bytes": code.shared_bytes,
-        "occupancy": round(result.occupancy, 3),
         "programs": work.num_programs,
         "limit_us": round(result.limit_us, 3),
         "bound_by": result.bound_by,
@@ -89,6 +100,7 @@ def row(launch: Launch, code: MachineCode, result: Estimate, device: Device) -> 
     }
 
 
+NOT_LAUNCHED = "none of these models launches it"
 HEADER = (
     f"{'kernel':23} {'config':14} {'model':13} {'batch x new @ context':>21} {'MB':>9} "
     f"{'GFLOP':>9} {'limit us':>9} {'bound by':12} {'regs':>4} {'smem':>6} {'occ':>4} {'share':>5}"
@@ -104,6 +116,20 @@ def line(r: dict[str, object], work: Work) -> str:
         f"{r['kernel']:23} {r['config']:14} {r['model']:13} {step:>21} {work.bytes / 1e6:9.2f} "
         f"{flops:9.2f} {r['limit_us']:9.2f} {r['bound_by']:12} {r['registers']:4} "
         f"{r['shared_bytes']:6} {r['occupancy']:4.2f} {r['share']:5.2f}  {r['reason']}"
+    )
+
+
+def idle_row(code: MachineCode, device: Device) -> dict[str, object]:
+    """Of a configuration that no launch of the table has, so that there is nothing to limit it."""
+    launch = {**dict.fromkeys(("limit_us", "bound_by", "share")), "reason": NOT_LAUNCHED}
+    return {**code_row(code, device), **launch}
+
+
+def idle_line(r: dict[str, object]) -> str:
+    """The same for people."""
+    return (
+        f"{r['kernel']:23} {r['config']:14} {'':80} {r['registers']:4} {r['shared_bytes']:6} "
+        f"{r['occupancy']:4.2f} {'':5}  {r['reason']}"
     )
 
 
@@ -131,16 +157,34 @@ def wanted_launches(options: argparse.Namespace) -> Iterator[Launch]:
             yield launch
 
 
+def idle_configs(
+    options: argparse.Namespace, seen: set[tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """(kernel, configuration) of the registry that are not among those seen."""
+    for kernel in KERNELS:
+        for config in kernel.configs:
+            name = kernel.name, config.name
+            if options.kernel in (None, kernel.name) and name not in seen:
+                yield name
+
+
 def estimate_all(options: argparse.Namespace) -> None:
     """Print what each launch cannot beat."""
     device = DEVICES[options.device]
     if not options.json:
         print(HEADER)
+    seen: set[tuple[str, str]] = set()
     for launch in wanted_launches(options):
         kernel, _, _, work = launch
+        seen.add((kernel.name, work.config.name))
         code = code_of(kernel.name, work.config.name, device.capability)
         found = row(launch, code, estimate(work, code, device), device)
         print(json.dumps(found) if options.json else line(found, work), flush=True)
+    if options.model is not None:
+        return
+    for name, config in idle_configs(options, seen):
+        found = idle_row(code_of(name, config, device.capability), device)
+        print(json.dumps(found) if options.json else idle_line(found), flush=True)
 
 
 def time_all(options: argparse.Namespace) -> None:

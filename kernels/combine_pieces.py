@@ -33,15 +33,20 @@ class Partial:
         return cls(sums, q.new_empty((2, *shape), dtype=torch.float32))
 
 
-@triton.jit(do_not_specialize=("num_seqs", "max_pieces", "has_runs"))
+# Of no use to the compiler, which would make other code for other values.
+_TABLES = ("context_len_ptr", "covered_ptr")
+_NUMBERS = ("num_seqs", "window", "max_pieces", "has_runs")
+
+
+@triton.jit(do_not_specialize=(*_TABLES, *_NUMBERS))
 def _combine(
     part_ptr,  # [S, H, max_pieces, D] fp32
     stat_ptr,  # [2, S, H, max_pieces] fp32
     out_ptr,  # [S, H, D]
     context_len_ptr,  # [S] int32
     covered_ptr,  # [S, 2] int32, read if has_runs
-    stride_out_token,
-    stride_out_head,
+    stride_out_token: tl.int64,
+    stride_out_head: tl.int64,
     num_seqs,
     head_dim,
     window,
@@ -106,11 +111,10 @@ KERNEL = Kernel(
     arguments={
         **dict.fromkeys(("part_ptr", "stat_ptr"), "*fp32:16"),
         "out_ptr": "*T:16",
-        **dict.fromkeys(("context_len_ptr", "covered_ptr"), "*i32"),
+        **dict.fromkeys(_TABLES, "*i32"),
         **dict.fromkeys(("stride_out_token", "stride_out_head"), "i64:16"),
-        "num_seqs": "i32",
+        **dict.fromkeys(_NUMBERS, "i32"),
         "head_dim": "i32:16",
-        **dict.fromkeys(("window", "max_pieces", "has_runs"), "i32"),
     },
     configs=tuple(
         Config(

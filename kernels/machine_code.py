@@ -71,7 +71,7 @@ def compile_kernel(kernel: Kernel, config: Config, dtype: str, capability: int) 
     if not isinstance(kernel.function, triton.JITFunction):
         raise ConfigError("kernels are interpreted here: unset TRITON_INTERPRET to compile them")
     compiled = triton.compile(
-        _source(kernel, config, dtype),
+        source_of(kernel, config, dtype),
         target=GPUTarget("cuda", capability, _WARP_THREADS),
         options={"num_warps": config.num_warps, "num_stages": config.num_stages},
     )
@@ -91,8 +91,11 @@ def compile_kernel(kernel: Kernel, config: Config, dtype: str, capability: int) 
     )
 
 
-def _source(kernel: Kernel, config: Config, dtype: str) -> ASTSource:
-    """The function with the types of its arguments, as a launch with aligned tensors gives them."""
+def source_of(kernel: Kernel, config: Config, dtype: str) -> ASTSource:
+    """The function with the types of its arguments, as a launch with aligned tensors gives them.
+
+    tests/kernels/test_launched_code.py holds that launches do.
+    """
     names = list(kernel.function.arg_names)
     signature: dict[str, str] = dict.fromkeys(config.constants, "constexpr")
     attributes: dict[tuple[int], list[list[Any]]] = {}

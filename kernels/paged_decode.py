@@ -117,7 +117,12 @@ def _softmax_of_piece(
     return highest, total, sums
 
 
-@triton.jit(do_not_specialize=("stride_table_row", "num_seqs", "max_pieces", "has_runs"))
+# Of no use to the compiler, which would make other code for other values.
+_TABLES = ("context_len_ptr", "table_ptr", "covered_ptr", "run_ptr", "member_ptr")
+_NUMBERS = ("num_seqs", "num_kv_heads", "group", "block_shift", "window", "max_pieces", "has_runs")
+
+
+@triton.jit(do_not_specialize=(*_TABLES, "stride_table_row", *_NUMBERS))
 def _decode(
     q_ptr,  # [S, G * group, D]
     k_cache_ptr,  # [N, B, G, D]
@@ -130,14 +135,14 @@ def _decode(
     covered_ptr,  # [S, 2] int32, read if has_runs
     run_ptr,  # [R, 5] int32, read if SHARED
     member_ptr,  # [M] int32, likewise
-    stride_q_token,
-    stride_q_head,
-    stride_cache_block,
-    stride_cache_slot,
-    stride_cache_head,
-    stride_out_token,
-    stride_out_head,
-    stride_table_row,
+    stride_q_token: tl.int64,
+    stride_q_head: tl.int64,
+    stride_cache_block: tl.int64,
+    stride_cache_slot: tl.int64,
+    stride_cache_head: tl.int64,
+    stride_out_token: tl.int64,
+    stride_out_head: tl.int64,
+    stride_table_row: tl.int64,
     num_seqs,
     num_kv_heads,
     group,  # query heads of a key/value head
@@ -162,10 +167,8 @@ def _decode(
         tl.program_id(2), context_len_ptr, covered_ptr, run_ptr, member_ptr, group, has_runs, SHARED
     )
     num_pieces = tl.cdiv(run_end - run_begin, PIECE)
-    if not SHARED:
-        num_pieces = tl.maximum(
-            num_pieces, 1
-        )  # even a sequence that is nothing but runs has a rest
+    if not SHARED:  # even a sequence that is nothing but runs has a rest
+        num_pieces = tl.maximum(num_pieces, 1)
     if (tl.program_id(1) >= num_pieces) | (first_row >= num_rows):
         return
     seqs, heads, is_row = _places(
@@ -233,9 +236,7 @@ _TILES = {
 _ROWS = (16, 64)
 # One number, or the bits of a result would depend on how many share.
 _SHARED_ROWS = (64,)
-_PROGRAMS_PER_SM = (
-    8  # wanted: twice what may fit, so that the last to begin are not the last to end
-)
+_PROGRAMS_PER_SM = 8  # wanted: twice what may fit, so that the last to begin do not end last
 
 
 def _configs(*, shared: bool) -> tuple[Config, ...]:
@@ -308,17 +309,14 @@ def _shared_work(model: ModelShape, step: StepShape) -> Work | None:
 _ARGUMENTS = {
     **dict.fromkeys(("q_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr"), "*T:16"),
     **dict.fromkeys(("part_ptr", "stat_ptr"), "*fp32:16"),
-    **dict.fromkeys(("context_len_ptr", "table_ptr", "covered_ptr"), "*i32"),
-    **dict.fromkeys(("run_ptr", "member_ptr"), "*i32"),
+    **dict.fromkeys(_TABLES, "*i32"),
     **dict.fromkeys(("stride_q_token", "stride_q_head", "stride_cache_block"), "i64:16"),
     **dict.fromkeys(("stride_cache_slot", "stride_cache_head"), "i64:16"),
     **dict.fromkeys(("stride_out_token", "stride_out_head"), "i64:16"),
     "stride_table_row": "i64",
-    **dict.fromkeys(("num_seqs", "num_kv_heads", "group"), "i32"),
+    **dict.fromkeys(_NUMBERS, "i32"),
     "head_dim": "i32:16",
-    **dict.fromkeys(("block_shift", "window"), "i32"),
     **dict.fromkeys(("unit", "cap_unit"), "fp32"),
-    **dict.fromkeys(("max_pieces", "has_runs"), "i32"),
 }
 DECODE = Kernel(
     name="paged_decode",

@@ -49,7 +49,12 @@ def _sequence_of(tile, query_start_ptr, num_seqs, group, ROWS: tl.constexpr, SEQ
     return seq, (tile - (start * group // ROWS + seq)) * ROWS
 
 
-@triton.jit(do_not_specialize=("stride_table_row", "num_seqs"))
+# Of no use to the compiler, which would make other code for other values.
+_TABLES = ("query_start_ptr", "context_len_ptr", "table_ptr")
+_NUMBERS = ("num_seqs", "group", "block_shift", "window")
+
+
+@triton.jit(do_not_specialize=(*_TABLES, "stride_table_row", *_NUMBERS))
 def _prefill(
     q_ptr,  # [T, G * group, D]
     k_cache_ptr,  # [N, B, G, D]
@@ -58,14 +63,14 @@ def _prefill(
     query_start_ptr,  # [S + 1] int32
     context_len_ptr,  # [S] int32
     table_ptr,  # [S, max_blocks] int32
-    stride_q_token,
-    stride_q_head,
-    stride_cache_block,
-    stride_cache_slot,
-    stride_cache_head,
-    stride_out_token,
-    stride_out_head,
-    stride_table_row,
+    stride_q_token: tl.int64,
+    stride_q_head: tl.int64,
+    stride_cache_block: tl.int64,
+    stride_cache_slot: tl.int64,
+    stride_cache_head: tl.int64,
+    stride_out_token: tl.int64,
+    stride_out_head: tl.int64,
+    stride_table_row: tl.int64,
     num_seqs,
     group,  # query heads of a key/value head
     head_dim,
@@ -199,14 +204,13 @@ KERNEL = Kernel(
     function=_prefill,
     arguments={
         **dict.fromkeys(("q_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr"), "*T:16"),
-        **dict.fromkeys(("query_start_ptr", "context_len_ptr", "table_ptr"), "*i32"),
+        **dict.fromkeys(_TABLES, "*i32"),
         **dict.fromkeys(("stride_q_token", "stride_q_head", "stride_cache_block"), "i64:16"),
         **dict.fromkeys(("stride_cache_slot", "stride_cache_head"), "i64:16"),
         **dict.fromkeys(("stride_out_token", "stride_out_head"), "i64:16"),
-        **dict.fromkeys(("stride_table_row",), "i64"),
-        **dict.fromkeys(("num_seqs", "group"), "i32"),
+        "stride_table_row": "i64",
+        **dict.fromkeys(_NUMBERS, "i32"),
         "head_dim": "i32:16",
-        **dict.fromkeys(("block_shift", "window"), "i32"),
         **dict.fromkeys(("unit", "cap_unit"), "fp32"),
     },
     configs=_configs(),

@@ -86,14 +86,14 @@ def _product(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows", "num_chunks", "chunks_of_split"))
 def _skinny(
     x_ptr,  # [num_rows, num_inputs]
     words_ptr,  # [num_chunks, padded, 32]
     scale_ptr,  # [num_groups, padded]
     minimum_ptr,  # [num_groups, padded], read if HAS_MIN
     part_ptr,  # [num_splits, num_rows, padded] fp32
-    stride_x_row,
+    stride_x_row: tl.int64,
     num_rows,
     num_inputs,
     padded,  # outputs
@@ -120,13 +120,13 @@ def _skinny(
     tl.store(out, sums, mask=rows[None, :] < num_rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows", "num_splits", "has_bias"))
 def _add_parts(
     part_ptr,  # [num_splits, num_rows, padded] fp32
     unit_ptr,  # [padded] fp32
     bias_ptr,  # [num_outputs], read if has_bias
     out_ptr,  # [num_rows, num_outputs]
-    stride_out_row,
+    stride_out_row: tl.int64,
     num_rows,
     num_outputs,
     padded,
@@ -147,7 +147,7 @@ def _add_parts(
     tl.store(out, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows", "num_chunks", "has_bias"))
 def _tiled(
     x_ptr,  # [num_rows, num_inputs]
     words_ptr,  # [num_chunks, padded, 32]
@@ -156,8 +156,8 @@ def _tiled(
     unit_ptr,  # [padded] fp32
     bias_ptr,  # [num_outputs], read if has_bias
     out_ptr,  # [num_rows, num_outputs]
-    stride_x_row,
-    stride_out_row,
+    stride_x_row: tl.int64,
+    stride_out_row: tl.int64,
     num_rows,
     num_inputs,
     num_outputs,

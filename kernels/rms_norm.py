@@ -15,17 +15,17 @@ _MODEL_COLS = (1024, 2048, 4096, 8192, 16384)
 _MIN_TILE = 2048  # elements of a program: 16 bytes for each thread of 4 warps, twice over
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows",))
 def _rms_norm(
     x_ptr,  # [num_rows, num_cols]
     delta_ptr,  # [num_rows, num_cols], read if ADD
     weight_ptr,  # [num_cols]
     sum_ptr,  # [num_rows, num_cols], written if ADD
     out_ptr,  # [num_rows, num_cols]
-    stride_x_row,
-    stride_delta_row,
-    stride_sum_row,
-    stride_out_row,
+    stride_x_row: tl.int64,
+    stride_delta_row: tl.int64,
+    stride_sum_row: tl.int64,
+    stride_out_row: tl.int64,
     num_rows,
     num_cols,
     eps,

@@ -28,12 +28,7 @@ def estimate(work: Work, code: MachineCode, device: Device) -> Estimate:
     """Of `work` by `code` on `device`."""
     seconds = seconds_of(work, device)
     bound_by = max(seconds, key=lambda name: seconds[name])
-    resident = programs_per_sm(
-        device,
-        num_warps=code.num_warps,
-        registers=code.registers,
-        shared_bytes=code.shared_bytes,
-    )
+    resident = _resident(code, device)
     share, reason = _share(work, resident, device)
     alone = seconds["tensor cores"] + max(seconds["arithmetic"], seconds["exponentials"])
     if resident == 1 and alone > seconds[bound_by]:
@@ -44,10 +39,15 @@ def estimate(work: Work, code: MachineCode, device: Device) -> Estimate:
     return Estimate(
         limit_us=1e6 * seconds[bound_by],
         bound_by=bound_by,
-        occupancy=resident * code.num_warps / device.max_warps_per_sm,
+        occupancy=occupancy(code, device),
         share=share,
         reason=reason,
     )
+
+
+def occupancy(code: MachineCode, device: Device) -> float:
+    """Warps that a multiprocessor holds at once, of those that it could."""
+    return _resident(code, device) * code.num_warps / device.max_warps_per_sm
 
 
 def seconds_of(work: Work, device: Device) -> dict[str, float]:
@@ -58,6 +58,15 @@ def seconds_of(work: Work, device: Device) -> dict[str, float]:
         "arithmetic": work.flops / device.flops,
         "exponentials": work.exponentials / device.exponentials,
     }
+
+
+def _resident(code: MachineCode, device: Device) -> int:
+    return programs_per_sm(
+        device,
+        num_warps=code.num_warps,
+        registers=code.registers,
+        shared_bytes=code.shared_bytes,
+    )
 
 
 def _share(work: Work, resident: int, device: Device) -> tuple[float, str]:

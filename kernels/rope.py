@@ -13,17 +13,17 @@ _HEAD_DIMS = (64, 128, 256)  # what a program has room for
 _TILE = 1024  # pairs of a program: 16 bytes of either half for each thread of 4 warps
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_heads", "num_kv_heads"))
 def _rope(
     q_ptr,  # [T, num_heads, head_dim]
     k_ptr,  # [T, num_kv_heads, head_dim]
     cos_ptr,  # [T, head_dim / 2] fp32
     sin_ptr,  # [T, head_dim / 2] fp32
-    stride_q_token,
-    stride_q_head,
-    stride_k_token,
-    stride_k_head,
-    stride_cos_token,
+    stride_q_token: tl.int64,
+    stride_q_head: tl.int64,
+    stride_k_token: tl.int64,
+    stride_k_head: tl.int64,
+    stride_cos_token: tl.int64,
     num_heads,
     num_kv_heads,
     head_dim,

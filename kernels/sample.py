@@ -70,7 +70,7 @@ def _sample(
     min_p_ptr,  # [T] fp32
     uniform_ptr,  # [T] fp32 in [0, 1)
     token_ptr,  # [T] int32
-    stride_logits_row,
+    stride_logits_row: tl.int64,
     vocab,
     BLOCK: tl.constexpr,
 ):

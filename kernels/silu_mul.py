@@ -15,9 +15,9 @@ def _gated(
     gate_ptr,  # [num_rows, num_cols]
     up_ptr,  # [num_rows, num_cols]
     out_ptr,  # [num_rows, num_cols]
-    stride_gate_row,
-    stride_up_row,
-    stride_out_row,
+    stride_gate_row: tl.int64,
+    stride_up_row: tl.int64,
+    stride_out_row: tl.int64,
     num_cols,
     GELU: tl.constexpr,
     COLS: tl.constexpr,

@@ -18,9 +18,9 @@ def _store_kv(
     k_cache_ptr,  # [num_slots, num_cols]
     v_cache_ptr,  # [num_slots, num_cols]
     slot_ptr,  # [T] int32
-    stride_k_token,
-    stride_v_token,
-    stride_cache_slot,
+    stride_k_token: tl.int64,
+    stride_v_token: tl.int64,
+    stride_cache_slot: tl.int64,
     num_cols,
     COLS: tl.constexpr,
 ):

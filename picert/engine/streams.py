@@ -138,6 +138,7 @@ class CudaStream:
         return graph.replay
 
     def free_bytes(self) -> int | None:
-        """Of the GPU."""
+        """Of the GPU; what torch keeps of tensors that are gone is given back first."""
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         return int(free)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import tiny_models
 import torch
 from engine_runs import PARAMS, SETTINGS, Tokens, engine_of, generate, prompts_of
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from picert.config import EngineConfig
+from picert.engine import torch_runner
 from picert.engine.streams import HostStream, Work
 from picert.engine.torch_runner import Placement, TorchRunner, load
 from picert.kernels.quant_weight import QuantWeight
@@ -25,6 +31,12 @@ class Watched(HostStream):
         super().__init__()
         self.num_captured = 0
         self.num_waiting = 0
+        self.shared: set[int] = set()  # where memory lies that the device copies to and from
+
+    def host_memory(self, num_values: int, dtype: torch.dtype) -> Tensor:
+        memory = super().host_memory(num_values, dtype)
+        self.shared.add(memory.untyped_storage().data_ptr())
+        return memory
 
     def submit(self, work: Work) -> None:
         def counted() -> None:
@@ -37,6 +49,28 @@ class Watched(HostStream):
     def capture(self, work: Work) -> Work:
         self.num_captured += 1
         return super().capture(work)
+
+
+class Copies(TorchFunctionMode):
+    """Notes of each copy between `host` and the device whether the host waits for it."""
+
+    def __init__(self, host: set[int]) -> None:
+        super().__init__()
+        self.waited: list[bool] = []
+        self._host = host
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.copy_:
+            ends = {tensor.untyped_storage().data_ptr() for tensor in args[:2]}
+            if ends & self._host:
+                self.waited.append(not (kwargs or {}).get("non_blocking", False))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,3 +175,42 @@ def test_the_cpu_packs_only_when_told_to(
     config = EngineConfig(model="tiny", quantization=quantization)  # type: ignore[arg-type]
     runner = load(checkpoints["llama"], "cpu", config)
     assert isinstance(runner._decoder.embed.weight, QuantWeight) == is_packed
+
+
+def test_the_host_waits_for_no_copy(checkpoints: dict[str, Checkpoint]) -> None:
+    checkpoint, stream = checkpoints["llama"], Watched()
+    engine = engine_of(runner_of(checkpoint, stream), checkpoint)
+    with Copies(stream.shared) as copies:
+        generate(engine, prompts_of(engine.tokenizer.vocab_size)[:3])
+    assert len(copies.waited) > 2 * stream.num_captured  # arrays there, logits back
+    assert not any(copies.waited)
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "has_graphs"),
+    [
+        ({}, torch.bfloat16, True),
+        ({"dtype": "float16"}, torch.float16, True),
+        ({"cuda_graphs": False}, torch.bfloat16, False),
+        ({"dtype": "float32"}, torch.float32, False),  # by torch_ops, which read lengths
+    ],
+)
+def test_a_gpu_runs_kernels_and_captures_what_only_launches(
+    fields: dict[str, Any],
+    dtype: torch.dtype,
+    has_graphs: bool,
+    checkpoints: dict[str, Checkpoint],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernels = pytest.importorskip("picert.kernels.triton_ops").TritonOps
+    monkeypatch.setattr(kernels, "only_launches", True)  # as compiled ones
+    monkeypatch.setattr(torch_runner, "TorchRunner", lambda *given: given)
+    monkeypatch.setattr(torch_runner, "CudaStream", HostStream)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    config = EngineConfig(model="tiny", **fields)
+    _, ops, placement, _ = load(checkpoints["llama"], "cuda", config)  # type: ignore[misc]
+    has_kernels = dtype != torch.float32
+    assert isinstance(ops, kernels) == has_kernels
+    assert placement == Placement(
+        torch.device("cuda"), dtype, config.quantization, has_graphs, finds_shared=has_kernels
+    )

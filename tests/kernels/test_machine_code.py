@@ -41,9 +41,23 @@ def name_of(code: MachineCode) -> str:
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 def test_code_of_every_configuration_is_good(kernel: Kernel) -> None:
-    codes = [MachineCode(**fields) for fields in machine_code(kernel.name)]
+    codes = machine_code(kernel.name)
     assert len(codes) == len(kernel.configs) * len(kernel.dtypes) * len(DEVICES)
     assert not {name_of(code): wrong for code in codes if (wrong := faults(kernel, code))}
+
+
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize(
+    "kernel", [kernel for kernel in KERNELS if kernel.has_product], ids=lambda kernel: kernel.name
+)
+def test_products_of_64_rows_and_more_are_of_warp_groups_on_sm_90(kernel: Kernel) -> None:
+    """Weights are the 128 rows of quant_linear; attention has 16 where one sequence decodes."""
+    for code in machine_code(kernel.name):
+        sizes = kernel.config(code.config).constants
+        is_wide = sizes.get("OUTPUTS", sizes["ROWS"]) >= 64
+        has_wgmma = code.count("HGMMA") > 0
+        assert has_wgmma == (is_wide and code.capability == 90), name_of(code)
+        assert has_wgmma != (code.count("HMMA") > 0), name_of(code)
 
 
 def code_with(**changed: Any) -> MachineCode:

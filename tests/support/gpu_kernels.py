@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from hypothesis import Phase, settings
 from torch import Tensor
 
 pytest.importorskip("triton", reason="triton is installed on Linux only")
+
+from picert.kernels.machine_code import MachineCode
 
 DTYPES = (torch.float16, torch.bfloat16)
 
@@ -68,12 +71,24 @@ def far_rows(num_rows: int, num_cols: int, device: torch.device, dtype: torch.dt
     return flat.as_strided((num_rows, num_cols), (stride, 1))
 
 
-def machine_code(kernel_name: str) -> list[dict[str, Any]]:
-    """Every configuration of a kernel, compiled and disassembled, in a process that may compile."""
-    script = Path(__file__).with_name("compile_kernel.py")
+@cache
+def machine_code(kernel_name: str) -> tuple[MachineCode, ...]:
+    """Every configuration of a kernel, compiled and disassembled."""
+    found = compiling("compile_kernel.py", kernel_name)
+    return tuple(MachineCode(**fields) for fields in found)
+
+
+def launched_code() -> dict[str, list[Any]]:
+    """What steps of real models launch, and where that is not what is compiled."""
+    found: dict[str, list[Any]] = compiling("launched_code.py")
+    return found
+
+
+def compiling(program: str, *arguments: str) -> Any:
+    """What a program of this folder prints as JSON, in a process that may compile."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, str(script), kernel_name],
+        [sys.executable, str(Path(__file__).with_name(program)), *arguments],
         capture_output=True,
         text=True,
         timeout=_COMPILE_TIMEOUT_S,
@@ -81,5 +96,4 @@ def machine_code(kernel_name: str) -> list[dict[str, Any]]:
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)

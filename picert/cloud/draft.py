@@ -65,7 +65,7 @@ class Draft:
         self.timeline: list[Moment] = []
         self.finish_reason: Literal["stop", "length"] = "stop"
         self.outcome = "cancelled"  # until it ended otherwise: a finish reason, or an error's code
-        self.prompt_tokens = 0
+        self.prompt_ids: list[int] | None = None  # of the question asked directly, once planned
         self.expected_tokens = 0  # of the answer, as planned
         self.candidates: tuple[str, ...] = ()  # what the plan was chosen from
         self.queue_s = 0.0
@@ -83,6 +83,11 @@ class Draft:
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the question; 0 before it was planned."""
+        return len(self.prompt_ids or ())
 
     # --- time ---
 

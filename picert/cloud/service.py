@@ -132,7 +132,8 @@ class CloudService:
         """The cloud answers whole; `written` is answer text that was shown before."""
         request = draft.request
         prompt = self._prompts.direct(request, written)
-        async with aclosing(self._writer.write(draft, "answer", prompt)) as outputs:
+        ids = None if written else draft.prompt_ids  # as the plan has counted them
+        async with aclosing(self._writer.write(draft, "answer", prompt, ids)) as outputs:
             async for output in outputs:
                 if written:
                     draft.say(output.text)
@@ -175,7 +176,7 @@ class CloudService:
     def _plan(self, draft: Draft) -> Plan:
         """Choose the route, from the wording, the predicted length and the load."""
         request = draft.request
-        draft.prompt_tokens = len(self._writer.encode(self._prompts.direct(request)))
+        draft.prompt_ids = self._writer.encode(self._prompts.direct(request))
         features = read_request(request, draft.prompt_tokens, self._lengths, self._heads)
         policy, writer = self._config.policy, self._writer
         load = replace(

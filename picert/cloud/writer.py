@@ -65,13 +65,16 @@ class CloudWriter:
             tools=prompt.tools,
         )
 
-    async def write(self, draft: Draft, part: str, prompt: Prompt) -> AsyncGenerator[Output, None]:
-        """Outputs of one text; `part` names it within its request.
+    async def write(
+        self, draft: Draft, part: str, prompt: Prompt, ids: list[int] | None = None
+    ) -> AsyncGenerator[Output, None]:
+        """Outputs of one text; `part` names it within its request, `ids` is the prompt encoded, by
+        whoever has it already.
 
         Closing the iterator aborts the sequence. Raises InvalidRequest for a prompt or a grammar
         that cannot be served.
         """
-        ids = self.encode(prompt)
+        ids = self.encode(prompt) if ids is None else ids
         mask = None if prompt.grammar is None else await self._mask(prompt.grammar)
         name = f"{draft.request.request_id}/{part}"
         terms = self._terms(draft)

@@ -40,12 +40,14 @@ TOOLS_TEMPLATE = (
 )
 
 
-def tiny_engine(folder: Path, chat_template: str | None = TOOLS_TEMPLATE) -> Engine:
+def tiny_engine(
+    folder: Path, chat_template: str | None = TOOLS_TEMPLATE, kv_tokens: int = 4096
+) -> Engine:
     """An engine of the tiny model, on one thread, with a context of CONTEXT tokens."""
     config = EngineConfig(
         model=str(make_gguf(folder, "qwen2", max_position_embeddings=CONTEXT)),
         threads=1,
-        kv_tokens=4096,
+        kv_tokens=kv_tokens,
         chat_template=chat_template,
     )
     return load_engine(config)

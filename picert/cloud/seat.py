@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from picert.cloud.breaker import Breaker
-from picert.messages import Expansion, Hello
+from picert.messages import AnswerJob, Cancel, ExpandJob, Expansion, Heartbeat, Hello
 from picert.pice.dispatch import Pace
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import ModelSwitch
-from picert.transport.link import ServerLink
+from picert.transport.events import PeerEvent
+from picert.transport.liveness import State
 
 _PROMPT_TOKENS = 256  # of a prompt whose mean speed stands for all
+
+
+class EdgeLink(Protocol):
+    """What the pool needs of the cloud's end of the link."""
+
+    def events(self) -> AsyncIterator[PeerEvent]:
+        """What happens to edges and jobs, until the link closes."""
+
+    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
+        """Queue a message for an edge. Raises EdgeLost."""
+
+    def state(self, name: str) -> State:
+        """Whether an edge lives."""
+
+    def load(self, name: str) -> Heartbeat | None:
+        """Its latest beat; None before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +85,7 @@ class Seat:
         """Of the model that it runs."""
         return self.speeds[self.model]
 
-    def link_s(self, link: ServerLink) -> float:
+    def link_s(self, link: EdgeLink) -> float:
         """Seconds to the edge and back, by its last heartbeat; 0 before the first."""
         beat = link.load(self.hello.name)
         return beat.rtt_s or 0.0 if beat else 0.0

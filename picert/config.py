@@ -150,10 +150,10 @@ class PolicyConfig(_Frozen):
         0.25, ge=0, le=1, description="share of a direct answer's that a plan must reach"
     )
     backlog_target_s: float = Field(
-        10.0, gt=0, description="cloud seconds of waiting work from which the price rises"
+        4.0, gt=0, description="seconds of waiting work from which the price rises"
     )
     price_rate: float = Field(
-        0.02, ge=0, description="rise of the price in a second, for each second over the target"
+        0.1, ge=0, description="rise of the price in a second, for each second over the target"
     )
     sketch_ratio: float = Field(
         0.25, gt=0, le=1, description="sketch tokens over answer tokens, in modes static and sot"

@@ -67,6 +67,7 @@ class Draft:
         self.outcome = "cancelled"  # until it ended otherwise: a finish reason, or an error's code
         self.prompt_ids: list[int] | None = None  # of the question asked directly, once planned
         self.expected_tokens = 0  # of the answer, as planned
+        self.promised_jobs = 0  # of edges, that its sketch is expected to give yet
         self.candidates: tuple[str, ...] = ()  # what the plan was chosen from
         self.queue_s = 0.0
         self.sketch_s = 0.0

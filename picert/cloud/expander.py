@@ -63,7 +63,6 @@ class Expander:
         self._texts: dict[int, str] = {}  # shaped text of each segment so far, shown or not
         self._fronts: dict[int, asyncio.Event] = {}  # of segments that wait to be at the front
         self._rules = means.prompts.expand_template.own_texts()
-        self._slowest = means.edges.slowest()  # deadlines are by it
 
     def add(self, segments: list[Segment]) -> None:
         """Show their headings, and begin to expand at once (eager dispatch), from when there are
@@ -100,6 +99,7 @@ class Expander:
         self._draft.say(self._merger.close_sketch())
         if self._is_enough:
             self._begin_new()
+        self._draft.promised_jobs = 0
         return self._is_enough
 
     @property
@@ -108,6 +108,8 @@ class Expander:
 
     def _begin_new(self) -> None:
         new, self._num_begun = self._segments[self._num_begun :], len(self._segments)
+        left = self._draft.promised_jobs - len(new) * self._plan.width
+        self._draft.promised_jobs = max(0, left)
         for segment in new:
             self._draft.spawn(self._expand(segment))
 
@@ -246,7 +248,7 @@ class Expander:
         outline = tuple(known.text for known in self._segments)
         prompt_tokens = self._draft.prompt_tokens + self._plan.sketch_tokens
         budget, policy = self._plan.expansion_tokens, self._means.policy
-        speed, batch = self._slowest, len(outline)
+        speed, batch = self._means.edges.slowest(), len(outline)
         return ExpandJob(
             request_id=self._draft.request.request_id,
             attempt=attempt,

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import copy
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from picert.cloud.breaker import Breaker
-from picert.messages import AnswerJob, Cancel, ExpandJob, Expansion, Heartbeat, Hello
+from picert.messages import Expansion, Hello
 from picert.pice.dispatch import Pace
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import ModelSwitch
-from picert.transport.events import PeerEvent
-from picert.transport.liveness import State
+from picert.transport.link import ServerLink
 
 _PROMPT_TOKENS = 256  # of a prompt whose mean speed stands for all
-
-
-class EdgeLink(Protocol):
-    """What the pool needs of the cloud's end of the link."""
-
-    def events(self) -> AsyncIterator[PeerEvent]:
-        """What happens to edges and jobs, until the link closes."""
-
-    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
-        """Queue a message for an edge. Raises EdgeLost."""
-
-    def state(self, name: str) -> State:
-        """Whether an edge lives."""
-
-    def load(self, name: str) -> Heartbeat | None:
-        """Its latest beat; None before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +40,15 @@ class Seat:
     model: str = ""  # that it runs for jobs that name none
     switch: ModelSwitch | None = None  # where its models take turns
     speeds: dict[str, SpeedProfile] = field(default_factory=dict)  # one for each of its models
+    tried: set[str] = field(default_factory=set)  # models whose speed here is known
 
     def __post_init__(self) -> None:
         curves = {curve.model: curve for curve in self.hello.curves}
         for model in self.hello.models:
             curve = curves.get(model.name)
             self.speeds[model.name] = SpeedProfile.of_curve(curve) if curve else SpeedProfile()
+            if curve:
+                self.tried.add(model.name)
         self.model = self.by_size[-1]
 
     @property
@@ -85,7 +71,7 @@ class Seat:
         """Of the model that it runs."""
         return self.speeds[self.model]
 
-    def link_s(self, link: EdgeLink) -> float:
+    def link_s(self, link: ServerLink) -> float:
         """Seconds to the edge and back, by its last heartbeat; 0 before the first."""
         beat = link.load(self.hello.name)
         return beat.rtt_s or 0.0 if beat else 0.0
@@ -109,10 +95,33 @@ class Seat:
             "slots": self.slots,
         }
 
+    @property
+    def is_tried(self) -> bool:
+        """The speed of each of its models is known."""
+        return self.tried.issuperset(self.speeds)
+
+    def hope_for(self, other: Seat) -> bool:
+        """Expect of models that were never tried here what the other edge reaches with the same
+        weights, where that is better than what was expected: else they would never be tried.
+        Returns whether anything changed."""
+        known = {
+            m.fingerprint: other.speeds[m.name] for m in other.hello.models if m.name in other.tried
+        }
+        has_changed = False
+        for model in self.hello.models:
+            speed = known.get(model.fingerprint)
+            if speed is None or model.name in self.tried:
+                continue
+            if speed.decode_seconds(1) < self.speeds[model.name].decode_seconds(1):
+                self.speeds[model.name] = copy.deepcopy(speed)
+                has_changed = True
+        return has_changed
+
     def observe(self, expansion: Expansion, model: str, num_running: int) -> None:
         """An expansion of `model` ended, of `num_running` at once."""
         speed = self.speeds.get(model)
         if speed is not None and expansion.finish_reason in ("stop", "length"):
+            self.tried.add(model)
             read = expansion.prompt_tokens - expansion.cached_tokens
             written, seconds = expansion.completion_tokens, expansion.seconds
             speed.observe(read, written, seconds, max(1, num_running))

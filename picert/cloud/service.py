@@ -20,7 +20,7 @@ from picert.cloud.expander import Expander, Means
 from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import CloudConfig
-from picert.engine.streaming import StreamingLoop
+from picert.engine.loop import EngineLoop
 from picert.errors import InvalidRequest, PicertError
 from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
@@ -28,7 +28,7 @@ from picert.pice.ensemble import Judge, Weights
 from picert.pice.features import read_request
 from picert.pice.heads import Heads
 from picert.pice.length import LengthPredictor
-from picert.pice.policy import Plan, job_deadline_s, plan
+from picert.pice.policy import Load, Plan, edge_backlog_s, job_deadline_s, plan
 from picert.pice.price import BacklogPrice
 from picert.pice.profile_file import ModelProfile
 from picert.pice.prompts import PromptBook
@@ -46,7 +46,7 @@ class CloudService:
 
     def __init__(
         self,
-        loop: StreamingLoop,
+        loop: EngineLoop,
         edges: EdgePool,
         prompts: PromptBook,
         config: CloudConfig,
@@ -66,7 +66,9 @@ class CloudService:
         )
         self._heads: Heads | None = None
         self._lengths = LengthPredictor()
-        self._price = BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate)
+        self._price, self._edge_price = (
+            BacklogPrice(config.policy.backlog_target_s, config.policy.price_rate) for _ in range(2)
+        )
         self.admission = Admission(config.max_num_requests, self.tally.refused)
         self._drafts: dict[str, Draft] = {}
 
@@ -96,7 +98,7 @@ class CloudService:
                 yield event
             done = draft.done()
             draft.outcome = done.finish_reason
-            self.tally.answer(request, done, draft.expected_tokens)
+            self.tally.answer(request, done, draft.expected_tokens, chosen.reasons[-1])
             yield done  # 10 answer
 
     async def _progressive(self, draft: Draft, chosen: Plan) -> None:
@@ -113,6 +115,7 @@ class CloudService:
             async for output in outputs:
                 if not draft.sketch_tokens:
                     self.tally.sketch_first_token.add(draft.elapsed_s)
+                    self._load()  # prices are to see the load between plans, too
                 expander.add(
                     parser.push(output.text)
                 )  # 4 segments, 5 jobs, 6 out, 7 edge, 8 choose
@@ -179,19 +182,28 @@ class CloudService:
         draft.prompt_ids = self._writer.encode(self._prompts.direct(request))
         features = read_request(request, draft.prompt_tokens, self._lengths, self._heads)
         policy, writer = self._config.policy, self._writer
-        load = replace(
-            self._edges.load(writer.num_running),
-            cloud_slots=writer.slots,
-            cloud_wait_s=writer.wait_s,
-            price=self._price.update(writer.backlog_s, self._clock()),
-        )
-        chosen = plan(features, load, writer.speed, policy, self._quality)
+        chosen = plan(features, self._load(), writer.speed, policy, self._quality)
         draft.route = chosen.route
+        draft.promised_jobs = chosen.num_jobs
         draft.expected_tokens = features.length.p50
         draft.reasons += chosen.reasons
         draft.candidates = tuple(map(str, chosen.candidates))
         draft.note("plan", text=chosen.route)
         return chosen
+
+    def _load(self) -> Load:
+        """What goes on now, and what a second of the cloud and of the edges costs."""
+        writer, now = self._writer, self._clock()
+        load = self._edges.load(writer.num_running)
+        promised = sum(draft.promised_jobs for draft in self._drafts.values())
+        load = replace(load, num_edge_jobs=load.num_edge_jobs + promised)
+        return replace(
+            load,
+            cloud_slots=writer.slots,
+            cloud_wait_s=writer.wait_s,
+            price=self._price.update(writer.backlog_s, now),
+            edge_price=self._edge_price.update(edge_backlog_s(load), now),
+        )
 
     def _answer_job(self, draft: Draft, attempt: int, written: str) -> AnswerJob:
         request, policy = draft.request, self._config.policy

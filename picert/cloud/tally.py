@@ -11,19 +11,10 @@ from dataclasses import dataclass, field
 from picert.engine.stats import Histogram
 from picert.errors import PicertError
 from picert.messages import Done, Request
+from picert.pice.reasons import Why, why
 
 _TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Words of the policy's last reason -> label. The first that is found counts.
-_REASONS = (
-    ("no edge", "no_edge"),
-    ("context", "context"),
-    ("wait for", "edges_busy"),
-    ("suitability", "unsuitable"),
-    ("too few to share", "short"),
-    ("no room for a sketch", "short"),
-    ("points are asked for", "too_many_points"),
-)
 
 
 def _tokens() -> Histogram:
@@ -34,7 +25,7 @@ def _tokens() -> Histogram:
 class Tally:
     """Since the start of the service; one event loop writes."""
 
-    routes: Counter[tuple[str, str]] = field(default_factory=Counter)  # route, reason
+    routes: Counter[tuple[str, Why]] = field(default_factory=Counter)  # route, reason
     finished: Counter[str] = field(default_factory=Counter)  # how accepted questions ended
     refused: Counter[str] = field(default_factory=Counter)  # why others were not taken
     fallbacks: Counter[tuple[str, str]] = field(default_factory=Counter)  # stage, reason
@@ -47,9 +38,10 @@ class Tally:
     length_error: Histogram = field(default_factory=_tokens)
     confidence: Histogram = field(default_factory=lambda: Histogram(_SHARES))
 
-    def answer(self, request: Request, done: Done, expected_tokens: int) -> None:
-        """A question was answered; `expected_tokens` is what the plan took its length for."""
-        self.routes[done.route, _reason(request, done)] += 1
+    def answer(self, request: Request, done: Done, expected_tokens: int, decided: str) -> None:
+        """A question was answered; `expected_tokens` is what the plan took its length for, and
+        `decided` its last reason."""
+        self.routes[done.route, "requested" if request.route != "auto" else why(decided)] += 1
         if done.completion_tokens:
             self.first_text.add(done.first_text_s)
         self.tokens_saved += max(0, done.completion_tokens - done.usage.cloud_completion_tokens)
@@ -66,11 +58,3 @@ class Tally:
     def fall_back(self, stage: str, error: PicertError | None = None) -> None:
         """Something had to be done again, or by somebody else; without an error it was unfit."""
         self.fallbacks[stage, "unfit" if error is None else error.code or error.kind] += 1
-
-
-def _reason(request: Request, done: Done) -> str:
-    if request.route != "auto":
-        return "requested"
-    told = done.reasons[-1] if done.reasons else ""
-    found = (label for words, label in _REASONS if words in told)
-    return next(found, "policy")

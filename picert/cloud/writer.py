@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import Protocol
 
 from picert.cloud.draft import Draft
+from picert.engine.loop import EngineLoop
 from picert.engine.sampler import TokenMask
 from picert.engine.sequence import Output, Terms
-from picert.engine.streaming import StreamingLoop
 from picert.errors import InvalidRequest
 from picert.messages import Grammar
 from picert.pice.profile import SpeedProfile
@@ -34,7 +34,7 @@ class CloudWriter:
 
     def __init__(
         self,
-        loop: StreamingLoop,
+        loop: EngineLoop,
         clock: Callable[[], float] = time.monotonic,
         queue_timeout_s: float | None = None,
     ) -> None:
@@ -136,5 +136,8 @@ class CloudWriter:
         return max(0, too_many) * self.backlog_s / max(1, self.num_running)
 
     def _observe_first(self, output: Output, seconds: float) -> None:
+        """Alone: beside others it would tell how busy the cloud is, not how fast it reads."""
+        if self.num_running > 1:
+            return
         num_read = output.num_prompt_tokens - output.num_cached_tokens
         self.speed.observe_prefill(num_read, seconds - output.queue_s)

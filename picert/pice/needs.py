@@ -33,6 +33,7 @@ class NeedsEstimator:
         self._rules = 400.0  # tokens of a prompt beyond the question and the outline
         self._tail = 48.0  # tokens of a prompt that the prefix cache does not hold
         self._share = 0.6  # of its budget that an expansion writes
+        self.expansion_tokens = 40.0  # that an expansion writes, whatever its budget
 
     def of(self, job: EdgeJob) -> JobNeeds:
         """What `job` will need."""
@@ -55,6 +56,7 @@ class NeedsEstimator:
         if cached:
             self._tail += _RATE * (read - cached - self._tail)
         if 0 < written <= job.max_tokens:
+            self.expansion_tokens += _RATE * (written - self.expansion_tokens)
             self._share += _RATE * (written / job.max_tokens - self._share)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from picert.pice.profile import SpeedProfile
 
-_NEW_PROMPT_TOKENS = 24  # that a segment's prompt adds to the question: its point and its heading
+NEW_PROMPT_TOKENS = 24  # that a segment's prompt adds to the question: its point and its heading
 _MAX_EDGES = 8  # looked at: the least loaded; a question has no more segments than that
 CandidateRoute = Literal["direct", "edge_only", "sketch"]
 
@@ -67,13 +67,15 @@ class Candidate:
     num_points: int = 0
     width: int = 1
     against: str | None = None
+    edge_seconds: float = 0.0  # E, of all edges together, were they full
 
     def __str__(self) -> str:
         what: str = self.route
         if self.route == "sketch":
             what += f" at {self.level:g}, {self.num_points} points, width {self.width}"
         return (
-            f"{what}: T {self.seconds:.2f} s, C {self.cloud_seconds:.2f} s, Q {self.quality:.2f}, "
+            f"{what}: T {self.seconds:.2f} s, C {self.cloud_seconds:.2f} s, "
+            f"E {self.edge_seconds:.2f} s, Q {self.quality:.2f}, "
             f"cost {self.cost:.3f}" + (f"; {self.against}" if self.against else "")
         )
 
@@ -86,10 +88,15 @@ class Scale:
     slo_s: float
     w_latency: float
     w_quality: float
+    edge_price: float = 0.0  # of a second of all edges
 
-    def cost(self, seconds: float, cloud_seconds: float, quality: float) -> float:
-        """(C * price + T * w_latency) / slo - Q * w_quality: what is to be made small."""
-        waiting = cloud_seconds * self.price + seconds * self.w_latency
+    def cost(
+        self, seconds: float, cloud_seconds: float, quality: float, edge_seconds: float = 0.0
+    ) -> float:
+        """(C * price + E * edge price + T * w_latency) / slo - Q * w_quality: what is to be made
+        small."""
+        taken = cloud_seconds * self.price + edge_seconds * self.edge_price
+        waiting = taken + seconds * self.w_latency
         return waiting / self.slo_s - quality * self.w_quality
 
 
@@ -102,6 +109,8 @@ class Outlook:
     prompt_tokens: int  # of the question; rules and examples around it are in the prefix caches
     is_eager: bool = True
     price: float = 0.0  # of a cloud second, in seconds of a user's waiting
+    edge_price: float = 0.0  # of a second of all edges, in the same
+    expansion_tokens: float = 96.0  # that expansions turn out to have, whatever room they are given
 
     @property
     def num_idle_slots(self) -> int:
@@ -130,8 +139,20 @@ class Outlook:
         ]
         ready = written if self.is_eager else [written[-1]] * num_lines
         jobs = [at for at in ready for _ in range(width)]
-        new_tokens = self.prompt_tokens + _NEW_PROMPT_TOKENS
+        new_tokens = self.prompt_tokens + NEW_PROMPT_TOKENS
         return max(written[-1], last_end_s(self.edges, jobs, new_tokens, expansion_tokens))
+
+
+def share_of_edges_s(edges: Sequence[EdgeState], prompt_tokens: int, tokens: float) -> float:
+    """Seconds of all edges together, were they full, that one job takes from others. 0 without
+    edges."""
+    rate = sum(1.0 / _share_s(edge, prompt_tokens, tokens) for edge in edges)
+    return 1.0 / rate if edges else 0.0
+
+
+def _share_s(edge: EdgeState, prompt_tokens: int, tokens: float) -> float:
+    writing_s = edge.speed.decode_seconds(1, edge.slots) / edge.slots * tokens
+    return edge.speed.prefill_seconds(prompt_tokens) + writing_s
 
 
 def last_end_s(

@@ -1,6 +1,6 @@
 """The ways to serve one question, each predicted and priced, and the choice among them.
 
-    choose  argmin (C * price + T * w_latency) / slo - Q * w_quality
+    choose  argmin (C * price + E * edge price + T * w_latency) / slo - Q * w_quality
     subject to  Q >= Q_min(class),  T <= T_direct + max(slo - T0_direct, slack * T0_direct)
 
 T0_direct is a direct answer's time on an idle cloud, where the second constraint reads
@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 
 from picert.config import PolicyConfig
 from picert.pice.length import LengthForecast
-from picert.pice.objective import Candidate, Outlook, Scale
+from picert.pice.objective import (
+    NEW_PROMPT_TOKENS,
+    Candidate,
+    Outlook,
+    Scale,
+    share_of_edges_s,
+)
 from picert.pice.quality import QualityTable, edge_quality, least_quality, sketch_quality
 from picert.pice.router import Suitability
 
@@ -59,8 +65,10 @@ class Options:
         self._quality = quality
         idle_s = outlook.cloud.idle_seconds(outlook.prompt_tokens, question.tokens)
         slo_s = config.slo_s or idle_s
-        price = outlook.price if config.uses("price") else 0.0
-        self._scale = Scale(price, slo_s, config.w_latency, config.w_quality)
+        price, edge_price = outlook.price, outlook.edge_price
+        if not config.uses("price"):
+            price = edge_price = 0.0
+        self._scale = Scale(price, slo_s, config.w_latency, config.w_quality, edge_price)
         self._longest_s = outlook.direct_seconds(question.tokens) + max(
             slo_s - idle_s, config.slack * idle_s
         )
@@ -70,6 +78,11 @@ class Options:
         """Of a cloud second, as this choice counts it."""
         return self._scale.price
 
+    @property
+    def edge_price(self) -> float:
+        """Of a second of all edges, as this choice counts it."""
+        return self._scale.edge_price
+
     def direct(self) -> Candidate:
         """The cloud answers whole."""
         outlook, tokens = self._outlook, self._question.tokens
@@ -78,10 +91,16 @@ class Options:
 
     def edge_only(self, against: str | None = None) -> Candidate:
         """A small model answers whole; `against` is what forbids it."""
-        question = self._question
+        question, outlook = self._question, self._outlook
         is_easy = question.is_one_fact or question.tokens <= _EASY_TOKENS
-        seconds = self._outlook.edge_only_seconds(question.tokens)
-        candidate = Candidate("edge_only", seconds, 0.0, edge_quality(is_easy), against=against)
+        candidate = Candidate(
+            route="edge_only",
+            seconds=outlook.edge_only_seconds(question.tokens),
+            cloud_seconds=0.0,
+            quality=edge_quality(is_easy),
+            against=against,
+            edge_seconds=share_of_edges_s(outlook.edges, outlook.prompt_tokens, question.tokens),
+        )
         return self._priced(candidate)
 
     def sketches(self, against: str | None = None) -> list[Candidate]:
@@ -94,10 +113,11 @@ class Options:
         return list(found.values())
 
     def best(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The cheapest without an objection; a sketch as wide as pays. A direct answer must be
+        """The cheapest without an objection, each sketch as wide as pays. A direct answer must be
         among them."""
-        best = min((c for c in candidates if c.against is None), key=lambda c: c.cost)
-        return self.widened(best) if best.route == "sketch" else best
+        able = [candidate for candidate in candidates if candidate.against is None]
+        wide = [self.widened(c) if c.route == "sketch" else c for c in able]
+        return min(wide, key=lambda c: c.cost)
 
     def widened(self, sketch: Candidate) -> Candidate:
         """The same sketch with more candidates a segment, where edges idle and it pays."""
@@ -155,17 +175,26 @@ class Options:
             num_points=num_points,
             width=width,
             against=against,
+            edge_seconds=num_points * width * self._edge_share_s(expansion_tokens),
         )
         return self._priced(candidate)
+
+    def _edge_share_s(self, tokens: float) -> float:
+        """Of the edges, that one expansion takes."""
+        return share_of_edges_s(self._outlook.edges, NEW_PROMPT_TOKENS, tokens)
 
     def _expansion_tokens(self, num_points: int) -> float:
         """Of each expansion, so that sketch and expansions make up the expected answer."""
         rest = max(0.0, self._question.tokens - LINE_TOKENS * num_points) / num_points
-        return min(max(rest, _MIN_EXPANSION_TOKENS), self._config.max_expansion_tokens)
+        most = min(self._config.max_expansion_tokens, self._outlook.expansion_tokens)
+        return min(max(rest, _MIN_EXPANSION_TOKENS), most)
 
     def _priced(self, candidate: Candidate) -> Candidate:
         """With its cost, and the constraint that it breaks."""
-        cost = self._scale.cost(candidate.seconds, candidate.cloud_seconds, candidate.quality)
+        cost = self._scale.cost(
+            *(candidate.seconds, candidate.cloud_seconds, candidate.quality),
+            candidate.edge_seconds,
+        )
         against = candidate.against
         if against is None and candidate.route != "direct":
             least = least_quality(self._question.suitability.question_class, self._config)

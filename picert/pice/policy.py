@@ -13,7 +13,15 @@ from typing import Literal
 from picert.config import PolicyConfig
 from picert.messages import Route
 from picert.pice.length import LengthForecast
-from picert.pice.objective import Candidate, CloudState, EdgeState, Outlook, least_loaded
+from picert.pice.objective import (
+    NEW_PROMPT_TOKENS,
+    Candidate,
+    CloudState,
+    EdgeState,
+    Outlook,
+    least_loaded,
+    share_of_edges_s,
+)
 from picert.pice.options import TOKENS_PER_POINT, Options, Question
 from picert.pice.profile import SpeedProfile, predicted_seconds
 from picert.pice.quality import QualityTable
@@ -53,13 +61,15 @@ class Load:
 
     num_edges: int  # alive and not on probation
     edge_slots: int = 0  # of those edges, taken and free
-    num_edge_jobs: int = 0  # running at edges or waiting for one
+    num_edge_jobs: int = 0  # running at edges, waiting for one, or promised by open sketches
     num_cloud_running: int = 0
     edge_context: int | None = None  # smallest context among those edges, in tokens; None: unknown
     edges: tuple[EdgeState, ...] = ()  # those edges one by one; empty: all alike, speed unknown
     cloud_slots: int = 16  # texts that the cloud writes at once
     cloud_wait_s: float = 0.0  # until a new text of the cloud gets its first step
     price: float = 0.0  # of a cloud second, see price.py
+    edge_price: float = 0.0  # of a second of all edges, in the same way
+    expansion_tokens: float = 96.0  # that expansions turn out to have, whatever room they are given
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,11 @@ class Plan:
     max_repairs: int = 1000  # segments that the cloud may rewrite because they are not good enough
     level: float = 0.0  # sketch tokens over answer tokens
     candidates: tuple[Candidate, ...] = ()  # what the choice was made from, in mode pice
+
+    @property
+    def num_jobs(self) -> int:
+        """That edges will be given for the sketch."""
+        return self.max_segments * self.width if self.writer == "edges" else 0
 
 
 def plan(
@@ -125,6 +140,8 @@ def _options(
         prompt_tokens=features.prompt_tokens,
         is_eager=config.uses("eager_dispatch"),
         price=load.price,
+        edge_price=load.edge_price,
+        expansion_tokens=load.expansion_tokens,
     )
     return Options(question, outlook, config, quality)
 
@@ -163,7 +180,7 @@ def _plan_cheapest(
         *options.sketches(against_sketch),
     )
     best = options.best(candidates)
-    facts = (*facts, f"price {options.price:.2f}")
+    facts = (*facts, f"price {options.price:.2f}, of edges {options.edge_price:.2f}")
     if best.route == "direct":
         why = against_sketch or _why_direct(candidates)
         return Plan("direct", (*facts, f"direct: {why}"), candidates=candidates)
@@ -245,6 +262,12 @@ def _plan_baseline(
     if against:
         return Plan("direct", (*facts, f"direct: {against}"))
     return _plan_sketch(features, load, config, facts)
+
+
+def edge_backlog_s(load: Load) -> float:
+    """Seconds of all edges together that their jobs are expected to take. 0 without edges."""
+    each = share_of_edges_s(_edge_states(load), NEW_PROMPT_TOKENS, load.expansion_tokens)
+    return load.num_edge_jobs * each
 
 
 def job_deadline_s(

@@ -314,3 +314,38 @@ async def test_edge_that_is_not_there_cannot_be_drained() -> None:
     async with pool_with("e") as (pool, _):
         with pytest.raises(EdgeNotFound, match="not connected"):
             pool.drain("nobody")
+
+
+async def test_edge_that_was_never_tried_is_hoped_to_be_as_fast_as_its_like() -> None:
+    async with pool_with("a", "b", slots=2) as (pool, link), AsyncExitStack() as stack:
+        async with pool.run(job()) as first:
+            assert first.edge == "a"
+            fast = msgspec.structs.replace(expansion(), completion_tokens=8, seconds=0.01)
+            for _ in range(2):
+                link.happen(PeerMessage("a", fast))
+            _ = [piece async for piece in first]
+        hoped, learned = pool.speed_of("b"), pool.speed_of("a")
+        assert hoped is not None
+        assert learned is not None
+        assert hoped.decode_seconds(1) == learned.decode_seconds(1) < 0.1
+        jobs = [await stack.enter_async_context(pool.run(job(n * 2))) for n in range(2)]
+        assert {assignment.edge for assignment in jobs} == {"a", "b"}
+        link.happen(PeerJoined("c", hello("c", 2)))
+        await settle()
+        late = pool.speed_of("c")
+        assert late is not None
+        assert late.decode_seconds(1) == learned.decode_seconds(1)
+
+
+async def test_what_is_hoped_of_an_edge_ends_with_its_first_text() -> None:
+    async with pool_with("a", "b", slots=2) as (pool, link):
+        for edge, seconds in (("a", 0.01), ("b", 60.0), ("a", 0.01)):
+            others = [name for name in ("a", "b") if name != edge]
+            async with pool.run(job(), avoid=others) as assignment:
+                told = msgspec.structs.replace(expansion(), completion_tokens=8, seconds=seconds)
+                link.happen(PeerMessage(edge, told))
+                _ = [piece async for piece in assignment]
+        slow, fast = pool.speed_of("b"), pool.speed_of("a")
+        assert slow is not None
+        assert fast is not None
+        assert slow.decode_seconds(1) > fast.decode_seconds(1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 from fake_engine import FakeRunner, fake_engine
 from prometheus_client.parser import text_string_to_metric_families
 from scripted import ScriptedLink, settle
@@ -172,17 +173,18 @@ async def test_edge_that_left_is_down_and_not_forgotten() -> None:
 def test_reason_of_a_route_is_one_of_a_few_words() -> None:
     tally = Tally()
     request = Request(request_id="q", messages=())
-    for reasons in ((), ("direct: no edge is connected",), ("anything, 17 of 93",)):
-        tally.answer(request, done(reasons), 0)
-    assert {reason for _, reason in tally.routes} == {"policy", "no_edge"}
+    for decided in ("direct: no edge is connected", "anything, 17 of 93"):
+        tally.answer(request, done(), 0, decided)
+    tally.answer(msgspec.structs.replace(request, route="direct"), done(), 0, "anything")
+    assert {reason for _, reason in tally.routes} == {"no_edge", "other", "requested"}
 
 
-def done(reasons: tuple[str, ...]) -> Done:
+def done() -> Done:
     return Done(
         request_id="q",
         finish_reason="stop",
         route="direct",
-        reasons=reasons,
+        reasons=(),
         segments=(),
         usage=Usage(),
         prompt_tokens=1,

@@ -77,7 +77,7 @@ async def test_a_named_model_is_kept_whatever_the_edge_runs() -> None:
     async with pool_with() as (pool, link):
         named = msgspec.structs.replace(job(0), model="small")
         async with pool.run(named) as assignment:
-            assert pool.model_of(assignment) == "small"
+            assert assignment.model == "small"
         assert models_sent(link) == ["small"]
 
 

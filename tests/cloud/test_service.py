@@ -193,6 +193,28 @@ async def test_route_that_the_policy_chose_tells_what_it_was_chosen_from() -> No
     assert any(reason.startswith("price") for reason in done.reasons)
 
 
+async def test_plan_sees_the_jobs_that_open_sketches_will_give() -> None:
+    async with cloud(None, "e1") as (service, loop, link):
+        loop.permits = asyncio.Semaphore(0)  # no line is ever written
+        answers, routes = [], []
+        for n in range(6):
+            answers.append(service.answer(request("auto", request_id=f"r{n}", progress=True)))
+            routes.append((await anext(answers[-1])).text)
+        assert link.sent == []
+        assert routes[0] == "sketch"
+        assert routes[-1] == "direct"
+        for answer in answers:
+            await answer.aclose()
+
+
+async def test_what_a_sketch_promised_ends_with_it() -> None:
+    left: list[int] = []
+    async with cloud(write_all, "e1", "e2") as (service, _, _link):
+        service.on_end = lambda draft: left.append(draft.promised_jobs)
+        await ask(service, request())
+    assert left == [0]
+
+
 async def test_sketch_with_one_point_falls_back_to_a_direct_answer() -> None:
     async with cloud(write_all, "e1", says=script([" Only one point\n"])) as (service, _, link):
         text, done = await ask(service, request())

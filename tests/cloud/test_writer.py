@@ -45,6 +45,24 @@ async def test_backlog_never_falls_below_nothing_and_keeps_to_the_limit() -> Non
     assert (writer.backlog_s, writer.num_running) == (0, 0)
 
 
+async def test_only_a_text_alone_tells_how_fast_the_cloud_reads() -> None:
+    writer, draft, loop = writer_and_draft(expected_tokens=10)
+    before = writer.speed.prefill_seconds(100)
+    loop.permits = asyncio.Semaphore(0)
+    streams = [writer.write(draft, str(n), PROMPT) for n in range(2)]
+    first = [asyncio.create_task(anext(stream)) for stream in streams]
+    await settle()
+    for _ in streams:
+        loop.permits.release()
+    await asyncio.gather(*first)
+    assert writer.speed.prefill_seconds(100) == before
+    for stream in streams:
+        await stream.aclose()
+    loop.permits = None
+    _ = [output async for output in writer.write(draft, "alone", PROMPT)]
+    assert writer.speed.prefill_seconds(100) != before
+
+
 async def test_a_new_text_waits_only_where_no_place_is_free() -> None:
     writer, draft, loop = writer_and_draft(expected_tokens=50)
     loop.permits = asyncio.Semaphore(0)

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from picert.messages import AnswerJob, ChatMessage, ExpandJob, Expansion, SamplingParams, Segment
@@ -67,3 +68,13 @@ def test_a_whole_answer_shares_nothing() -> None:
     needs = NeedsEstimator().of(job)
     assert needs.prompt_tokens == needs.tail_tokens == 100
     assert (needs.tokens, needs.kv_tokens) == (120, 300)
+
+
+def test_length_of_expansions_is_learned_whatever_room_they_had() -> None:
+    estimator = NeedsEstimator()
+    for max_tokens in (64, 96) * 40:
+        job = msgspec.structs.replace(JOB, max_tokens=max_tokens)
+        estimator.observe(job, expansion(300, 270, 30))
+    assert estimator.expansion_tokens == pytest.approx(30, abs=0.5)
+    estimator.observe(JOB, expansion(300, 270, 10**9))
+    assert estimator.expansion_tokens == pytest.approx(30, abs=0.5)

@@ -11,6 +11,7 @@ from picert.pice.objective import (
     Scale,
     last_end_s,
     least_loaded,
+    share_of_edges_s,
 )
 from picert.pice.profile import SpeedProfile
 
@@ -60,6 +61,19 @@ def test_a_sketch_takes_at_least_the_clouds_part() -> None:
 def test_cost_weighs_waiting_against_quality() -> None:
     scale = Scale(price=2.0, slo_s=10.0, w_latency=1.0, w_quality=1.5)
     assert scale.cost(5.0, 3.0, 0.8) == pytest.approx((6.0 + 5.0) / 10.0 - 1.2)
+
+
+def test_cost_counts_the_edges_seconds_at_their_own_price() -> None:
+    scale = Scale(2.0, 10.0, w_latency=1.0, w_quality=1.5, edge_price=4.0)
+    assert scale.cost(5.0, 3.0, 0.8, 2.0) == pytest.approx((6.0 + 8.0 + 5.0) / 10.0 - 1.2)
+
+
+def test_a_jobs_share_of_all_edges_is_less_the_more_there_are() -> None:
+    one, two = share_of_edges_s([FAST], 100, 40), share_of_edges_s([FAST, FAST], 100, 40)
+    assert one == pytest.approx(0.1 + 0.01 / 4 * 40)
+    assert two == pytest.approx(one / 2)
+    assert share_of_edges_s([FAST, SLOW], 100, 40) < one
+    assert share_of_edges_s([], 100, 40) == 0.0
 
 
 def test_the_least_loaded_edges_are_looked_at() -> None:

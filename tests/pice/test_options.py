@@ -91,6 +91,32 @@ def test_a_tight_slo_forbids_what_a_loose_one_allows() -> None:
     assert best(question(0.9), slow, PolicyConfig(slo_s=60.0)).route == "sketch"
 
 
+def test_edges_that_are_dear_write_fewer_candidates_and_then_nothing() -> None:
+    free = EdgeState(32, 0, SpeedProfile(1e6, 1e-4))
+    idle = replace(IDLE, edges=(free, free))
+    wide, narrow, none = (
+        best(question(0.9), replace(idle, edge_price=price)) for price in (0.0, 1e4, 1e6)
+    )
+    assert wide.width > narrow.width == 1
+    assert (wide.route, narrow.route, none.route) == ("sketch", "sketch", "direct")
+
+
+def test_fewer_points_take_less_of_the_edges_where_expansions_keep_their_length() -> None:
+    def taken(expansion_tokens: float) -> list[float]:
+        outlook = replace(IDLE, expansion_tokens=expansion_tokens)
+        sketches = Options(question(0.9), outlook, CONFIG, QualityTable()).sketches()
+        return [sketch.edge_seconds / sketch.num_points for sketch in sketches]
+
+    assert len(set(taken(30.0))) == 1  # the same for each point
+    assert len(set(taken(96.0))) > 1  # whoever fills its room writes more of fewer
+
+
+def test_dear_edges_and_a_dear_cloud_balance() -> None:
+    both = replace(IDLE, price=30.0, edge_price=30.0)
+    assert best(question(0.5), replace(IDLE, edge_price=30.0)).route == "direct"
+    assert best(question(0.5), both).route == "sketch"
+
+
 _SPEEDS = st.builds(
     lambda prefill, step, growth: SpeedProfile.of_tables(
         [(512, 1, prefill)], [(1, 0, step), (16, 0, step * growth)]
@@ -110,6 +136,7 @@ _OUTLOOKS = st.builds(
     _EDGES,
     st.integers(1, 1000),
     st.booleans(),
+    st.floats(0, 50),
     st.floats(0, 50),
 )
 _QUESTIONS = st.builds(
@@ -155,6 +182,15 @@ def test_more_backlog_never_means_more_cloud_seconds(
     assert then.cloud_seconds <= now.cloud_seconds + 1e-9
 
 
+@given(_QUESTIONS, _OUTLOOKS, _CONFIGS, st.floats(0, 50))
+def test_dearer_edges_never_mean_more_of_their_seconds(
+    asked: Question, outlook: Outlook, config: PolicyConfig, more: float
+) -> None:
+    later = replace(outlook, edge_price=outlook.edge_price + more)
+    now, then = best(asked, outlook, config), best(asked, later, config)
+    assert then.edge_seconds <= now.edge_seconds * (1 + 1e-9)
+
+
 @given(_QUESTIONS, _OUTLOOKS, _CONFIGS)
 def test_without_edges_every_question_is_direct(
     asked: Question, outlook: Outlook, config: PolicyConfig
@@ -171,6 +207,9 @@ def test_every_candidate_has_numbers(
         assert candidate.seconds > 0
         assert 0 <= candidate.cloud_seconds < math.inf
         assert 0 <= candidate.quality <= 1
+        takes_edges = candidate.route != "direct" and bool(outlook.edges)
+        assert (candidate.edge_seconds > 0) == takes_edges
+        assert math.isfinite(candidate.edge_seconds)
 
 
 def test_repairs_keep_within_a_direct_answers_cost_and_end_where_the_cloud_is_dear() -> None:

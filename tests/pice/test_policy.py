@@ -184,7 +184,7 @@ def test_reasons_tell_suitability_length_and_what_decided() -> None:
     first, second, third, last = _plan(_request()).reasons
     assert "suitability" in first
     assert "tokens" in second
-    assert third == "price 0.00"
+    assert third == "price 0.00, of edges 0.00"
     assert last.startswith("sketch: sketch at")
 
 

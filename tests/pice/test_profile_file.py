@@ -74,6 +74,26 @@ def test_what_picert_did_not_write_is_refused_in_one_line(
     assert "\n" not in refused.value.message
 
 
+@pytest.mark.parametrize(
+    ("heads", "told"),
+    [
+        ("[]", "object"),
+        ('{"suits": [1.0]}', "missing required field `length`"),
+        ('{"suits": [1.0], "length": [1.0], "length_error": 0.5}', "head suits must have"),
+        ('{"suits": "all", "length": [], "length_error": 0.5}', "array"),
+        ('{"suits": [], "length": [], "length_error": 0.5, "bias": 1}', "bias"),
+    ],
+)
+def test_malformed_heads_are_refused_in_one_line(tmp_path: Path, heads: str, told: str) -> None:
+    path = tmp_path / "profiles.json"
+    write_profiles(path, ProfileFile().with_model(HASH, PROFILE))
+    path.write_text(path.read_text().replace('"heads": null', f'"heads": {heads}'))
+    with pytest.raises(ConfigError, match=told) as refused:
+        profile_of(path, "small", HASH)
+    assert str(path) in refused.value.message
+    assert "\n" not in refused.value.message
+
+
 def test_a_file_that_is_not_there_or_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"profiles\.json"):
         read_profiles(tmp_path / "profiles.json")

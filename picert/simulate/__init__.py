@@ -1,1 +1,0 @@
-"""The real service under a virtual clock: engines and the link are simulated, all else is not."""

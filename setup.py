@@ -51,7 +51,7 @@ setup(
     packages=[
         *("picert", "picert.engine", "picert.pice", "picert.transport"),
         *("picert.cloud", "picert.edge", "picert.commands", "picert.kernels", "picert.models"),
-        "picert.report",
+        *("picert.report", "picert.simulate"),
     ],
     package_dir={"picert.kernels": "kernels", "picert.models": "models"},
     ext_modules=[

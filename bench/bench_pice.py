@@ -8,7 +8,7 @@
 
 One cloud on its cores, all edges on theirs (so that they stand for different machines), real
 processes, real HTTP clients, the same questions in the same order, greedy decoding. Each cell (a
-mode under a load) gets a fresh system. Loads are explained in bench/pice/load.py, modes in
+mode under a load) gets a fresh system. Loads are explained in picert/simulate/load.py, modes in
 bench/pice/modes.py, the cells of --targets and --ablations in bench/pice/plan.py. After the timed
 runs a judge model grades the answers (bench/pice/judge.py); before that it is tested on texts whose
 result is known. What could not be measured is in a line with "skipped" and the reason.
@@ -32,11 +32,11 @@ from pice.command_line import parse
 from pice.plan import Plan, edges_of, plan_of
 from pice.profiles import measure_profiles
 from pice.quality import SelfTest, quality_rows, tested_judge
-from pice.questions import name_of, read_questions
 from pice.rows import Cell, speed_row
 from pice.show import Printed
 
 from picert.errors import PicertError
+from picert.simulate.questions import name_of, read_questions
 
 
 def run(args: argparse.Namespace) -> None:

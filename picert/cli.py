@@ -24,6 +24,7 @@ from picert.commands.flags import (
     add_flags,
     add_sampling_flags,
 )
+from picert.commands.simulate_flags import add_simulate_flags
 from picert.errors import ConfigError, InvalidRequest, ModelNotFound, PicertError
 from picert.messages import Route
 
@@ -253,6 +254,10 @@ def _profile_flags(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, GENERATE_FLAGS)
 
 
+def _simulate_flags(parser: argparse.ArgumentParser) -> None:
+    add_simulate_flags(parser, _CLOUD_MODEL, ",".join(_EDGE_MODELS))
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Each flag is also a variable (--max-num-seqs is PICERT_MAX_NUM_SEQS) and a key of the "
@@ -349,6 +354,12 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
             "[flags]",
             _check_flags,
             "picert.commands.check:run",
+        ),
+        "simulate": _Command(
+            "predict a system of up to 1,000 edges from profiles, under a virtual clock",
+            "--profile FILE [flags]",
+            _simulate_flags,
+            "picert.commands.simulate:run",
         ),
         "report": _Command(
             "one HTML page with plots from a benchmark's lines",

@@ -46,6 +46,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "client": {*BASE, "messages", "config"},
     "report": {*BASE, "report"},
+    "simulate": {  # a whole system, so it may reach both ends; nobody else but its command does
+        *(*BASE, "simulate", "engine.sampler", "engine.sequence", "pice", "messages", "config"),
+        *("cloud.edges", "cloud.service", "edge.worker", "transport.events"),
+        *("transport.liveness", "version"),
+    },
     "commands.flags": {*BASE, "messages", "config"},
     "commands": {
         *(*BASE, "commands", "client", "messages", "config", "hub", "version", "_C"),
@@ -53,7 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("transport.keys", "transport.doctor", "edge.identity"),
     },
     "commands.profile": {*BASE, "commands", "engine", "pice", "messages", "config", "hub"},
-    "cli": {*BASE, "commands.flags", "messages", "version"},
+    "commands.simulate_flags": {*BASE, "commands.flags"},
+    "commands.simulate": {*BASE, "commands.flags", "simulate", "pice", "config", "log"},
+    "cli": {*BASE, "commands.flags", "commands.simulate_flags", "messages", "version"},
     "": {"client", "config", "engine", "messages"},  # picert/__init__.py, for type checkers only
 }
 
@@ -100,6 +107,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "client": {"httpx"},
     "report": set(),
     "report.bootstrap": {"numpy"},
+    "simulate": {"msgspec"},
+    "simulate.figures": {"numpy"},
     "report.plots": {"matplotlib"},
     "commands": {"rich", "msgspec"},
     "commands.flags": {"pydantic", "msgspec"},
@@ -134,6 +143,7 @@ MAY_INHERIT = {
     "Formatter",  # logging
     "ArgumentParser",  # its way to report an error is a method to replace
     "Response",  # what FastAPI takes from an endpoint
+    *("SelectorEventLoop", "SelectSelector"),  # asyncio: its clock is a method to replace
     "ImmutableSandboxedEnvironment",  # jinja2: what a template may reach is a method to replace
 }
 CPP_FILES = sorted(

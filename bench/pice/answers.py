@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from pice.load import Answered, parse_load
 from pice.plan import Task, edges_of, names_of
-from pice.questions import CLASSES, Question, name_of, parse_classes
 from pice.system import Edges
+from picert.simulate.load import Answered, parse_load
+from picert.simulate.questions import CLASSES, Question, name_of, parse_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Line(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     reasons: list[str] | None = None
     points: list[tuple[str, str]] = []
+    tokens: int | None = None  # of the answer
+    writers: list[tuple[str, int, int]] = []  # of each point: model, tokens, attempts
     error: str | None = None
 
 
@@ -137,6 +139,8 @@ def _line(task: Task, answer: Answered) -> Line:
         line.finish_reason = answer.done.finish_reason
         line.reasons = list(answer.done.reasons)
         line.points = [(s.text, s.expansion) for s in answer.done.segments]
+        line.tokens = answer.done.completion_tokens
+        line.writers = [(s.model, s.tokens, s.attempts) for s in answer.done.segments]
     return line
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pice.load import LoadGenerator, LoadResult
 from pice.plan import Classes, Plan, Task
 from pice.rows import Cell, Row
 from pice.system import run_until_told, running
 from picert.errors import ConfigError, PicertError
+from picert.simulate.load import LoadGenerator, LoadResult
 
 _EXPECTED_SHARE = 0.7  # of max_tokens that an answer uses
 _EXPECTED_SPEED_UP = 4.0  # of a saturated cloud over one answer alone

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from pice.load import Load, parse_load
 from pice.modes import MODES, parse_modes
-from pice.questions import OWN_SET, parse_classes
+from picert.simulate.load import Load, parse_load
+from picert.simulate.questions import parse_classes
+
+OWN_SET = Path(__file__).parent.parent / "data" / "questions.jsonl"
 
 T = TypeVar("T")
 

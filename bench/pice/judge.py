@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal, Protocol
 
-from pice.questions import Question
 from picert.messages import ChatMessage
+from picert.simulate.questions import Question
 
 Verdict = Literal["win", "tie", "loss"]
 Labels = tuple[str, str]

@@ -10,9 +10,9 @@ from fractions import Fraction
 from itertools import pairwise
 
 from pice.answers import Written
-from pice.questions import Question
 from pice.sandbox import runs_clean
 from picert.pice.wording import ngrams, recall, words
+from picert.simulate.questions import Question
 
 _SHARED_RUNS = 0.5  # of a part's three-word runs found in its neighbour: it says the same
 _CLOSED = re.compile(r"[.!?…:)\]}\"'”’`|*。！？]\s*\Z")

@@ -8,11 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from pice.load import Load
 from pice.modes import WITHOUT
-from pice.questions import CLASSES, SUITABLE, UNSUITABLE, Question, name_of, pick, read_questions
 from pice.system import Edges, Machines
 from picert import hub
+from picert.simulate.load import Load
+from picert.simulate.questions import (
+    CLASSES,
+    SUITABLE,
+    UNSUITABLE,
+    Question,
+    name_of,
+    pick,
+    read_questions,
+)
 
 Classes = tuple[str, ...]
 _LIGHT, _SATURATED = Load("light"), Load("saturated")

@@ -12,13 +12,13 @@ from pice.answers import Written
 from pice.cells import tell
 from pice.judge import Judge
 from pice.plan import Task
-from pice.questions import Question
 from pice.rows import Row, judge_cell, quality_row
 from pice.scorers import HttpScorer, LocalScorer
 from pice.self_test import ComparingTest, GradingTest, tried_comparing, tried_grading
 from pice.system import told_by_signals
 from picert.engine.llm import LLM
 from picert.errors import PicertError
+from picert.simulate.questions import Question
 
 _NOT_COMPARED = "a comparison was not asked for"
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from pice.answers import Written
 from pice.judge import Compared, Graded, Judge
-from pice.load import Answered, LoadResult
 from pice.mechanical import Mechanical, inspect
 from pice.plan import Task
-from pice.stats import mean_with_interval, percentile
+from pice.stats import mean_with_interval
+from picert.simulate.figures import figures, percentile, rounded
+from picert.simulate.load import LoadResult
 
-CLOUD = "cloud"  # who wrote a segment that no edge did, as the service reports it
 Row = dict[str, Any]
 
 
@@ -40,73 +40,20 @@ class Judged:
 
 
 def speed_row(cell: Cell) -> Row:
-    """Rates, times, tokens, routes and failures."""
-    answers = cell.result.answers
+    """Rates, times, tokens, routes and failures; times of each question, too."""
+    result, answers = cell.result, cell.result.answers
     good = [answer for answer in answers if answer.done is not None]
-    latency_ms = [1000 * answer.latency_s for answer in good]
-    first_ms = [1000 * a.first_text_s for a in good if a.first_text_s is not None]
-    missing = {} if good else {"latency_p50_ms": "no answer came"}
     return {
-        "num_questions": len(answers),
-        "requests_per_min": _rounded(cell.result.requests_per_min, 3),
-        "num_in_rate": len(cell.result.rate_latencies_s),
-        "offered_per_min": _rounded(cell.result.offered_per_min, 3),
-        "seconds": round(cell.result.seconds, 2),
-        "latency_p50_ms": _rounded(percentile(latency_ms, 50)),
-        "latency_p95_ms": _rounded(percentile(latency_ms, 95)),
-        "first_text_p50_ms": _rounded(percentile(first_ms, 50)),
-        "first_text_p95_ms": _rounded(percentile(first_ms, 95)),
-        **_tokens(good),
-        **_routes(good),
+        **figures(result),
         "bytes_sent": cell.link_bytes,
-        "bytes_per_answer": round(cell.link_bytes / cell.result.num_sent) if answers else None,
-        "failures": len(answers) - len(good),
-        "errors": dict(Counter(a.error for a in answers if a.error is not None).most_common(3)),
-        "missing": missing,
-        "rate_latencies_ms": [round(1000 * s) for s in cell.result.rate_latencies_s],
-        "latency_ms_of": {a.question.id: _rounded(1000 * a.latency_s) for a in good},
+        "bytes_per_answer": round(cell.link_bytes / result.num_sent) if answers else None,
+        "rate_latencies_ms": [round(1000 * s) for s in result.rate_latencies_s],
+        "latency_ms_of": {a.question.id: rounded(1000 * a.latency_s) for a in good},
         "first_text_ms_of": {
-            a.question.id: _rounded(1000 * a.first_text_s)
+            a.question.id: rounded(1000 * a.first_text_s)
             for a in good
             if a.first_text_s is not None
         },
-    }
-
-
-def _tokens(good: Sequence[Answered]) -> Row:
-    """Sums, at cloud and edges apart; lengths as a mean."""
-    usages = [answer.done.usage for answer in good if answer.done is not None]
-    sums = {
-        name: sum(getattr(usage, field) for usage in usages)
-        for name, field in (
-            ("cloud_tokens", "cloud_completion_tokens"),
-            ("edge_tokens", "edge_completion_tokens"),
-            ("cloud_prompt_tokens", "cloud_prompt_tokens"),
-            ("cloud_cached_tokens", "cloud_cached_tokens"),
-            ("edge_prompt_tokens", "edge_prompt_tokens"),
-        )
-    }
-    lengths = [answer.done.completion_tokens for answer in good if answer.done is not None]
-    return {**sums, "answer_tokens_mean": _rounded(mean(lengths), 1) if lengths else None}
-
-
-def _routes(good: Sequence[Answered]) -> Row:
-    """Shares of the routes taken, and what happened on the way of the sketched ones."""
-    dones = [answer.done for answer in good if answer.done is not None]
-    counts = Counter(done.route for done in dones)
-    sketched = [done for done in dones if done.route == "sketch"]
-    written = sum(done.completion_tokens for done in sketched)
-    sketch = sum(done.usage.cloud_completion_tokens for done in sketched)
-    segments = [segment for done in sketched for segment in done.segments]
-    return {
-        "routes": {route: round(n / len(dones), 3) for route, n in sorted(counts.items())},
-        "sketch_ratio": round(sketch / written, 3) if written else None,
-        "segments_mean": round(len(segments) / len(sketched), 2) if sketched else None,
-        "segments_by_model": dict(Counter(s.model for s in segments if s.edge != CLOUD)),
-        "repairs": sum(segment.edge == CLOUD for segment in segments),
-        "fallbacks": counts["fallback"],
-        "sketch_ms_mean": _rounded(1000 * mean(d.sketch_s for d in sketched)) if sketched else None,
-        "queue_ms_mean": _rounded(1000 * mean(d.queue_s for d in dones)) if dones else None,
     }
 
 
@@ -137,7 +84,7 @@ def quality_row(judged: Sequence[tuple[Written, Judged]]) -> Row:
         **_quality([of for _, of in judged]),
         "by_class": {
             name: {
-                "latency_p50_ms": _rounded(percentile([1000 * a.latency_s for a, _ in group], 50)),
+                "latency_p50_ms": rounded(percentile([1000 * a.latency_s for a, _ in group], 50)),
                 **_quality([of for _, of in group]),
             }
             for name, group in sorted(by_class.items())
@@ -158,8 +105,8 @@ def _quality(judged: Sequence[Judged]) -> Row:
     ratios = [of.length_ratio for of in judged if of.length_ratio is not None]
     return {
         "checklist_score": scores.row() if scores else None,
-        "checklist_raw": _rounded(mean(g.raw for g in graded), 1) if graded else None,
-        "checklist_yes": _rounded(mean(g.share_yes for g in graded), 1) if graded else None,
+        "checklist_raw": rounded(mean(g.raw for g in graded), 1) if graded else None,
+        "checklist_yes": rounded(mean(g.share_yes for g in graded), 1) if graded else None,
         "checklist_unclear": sum(g.num_unclear for g in graded),
         "pairwise": {
             **{name: verdicts[name] for name in ("win", "tie", "loss")},
@@ -167,7 +114,7 @@ def _quality(judged: Sequence[Judged]) -> Row:
         }
         if compared
         else None,
-        "length_to_direct": _rounded(mean(ratios), 3) if ratios else None,
+        "length_to_direct": rounded(mean(ratios), 3) if ratios else None,
         "mechanical": _mechanical([of.mechanical for of in judged]),
     }
 
@@ -187,7 +134,3 @@ def _mechanical(found: Sequence[Mechanical]) -> Row:
         "exact": share(lambda m: m.is_exact),
         "code_runs": share(lambda m: m.code_runs),
     }
-
-
-def _rounded(value: float | None, digits: int = 1) -> float | None:
-    return None if value is None else round(value, digits)

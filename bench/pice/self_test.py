@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from pice.judge import Graded, Judge
-from pice.questions import Question
+from picert.simulate.questions import Question
 
 _NUM_QUESTIONS = 4
 _MIN_REFERENCE_WORDS = 40

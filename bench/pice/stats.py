@@ -25,11 +25,6 @@ class Interval:
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
 
 
-def percentile(values: Sequence[float], percent: float) -> float | None:
-    """By linear interpolation; None of no values."""
-    return float(np.percentile(values, percent)) if values else None
-
-
 def mean_with_interval(values: Sequence[float], seed: int = 0) -> Interval | None:
     """The mean, resampled with a fixed seed; None of no values."""
     if not values:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pice.link import Relay
-from pice.load import Answered
 from pice.modes import flags_of
-from pice.questions import Question
 from picert.client import ProgressiveClient
 from picert.commands.processes import Children, until_told
 from picert.errors import PicertError, Unavailable
 from picert.messages import Done, SamplingParams, TextDelta
+from picert.simulate.load import Answered
+from picert.simulate.questions import Question
 
 _START_S = 180.0  # for a server to load its model
 _POLL_S = 0.05

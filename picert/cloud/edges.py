@@ -20,7 +20,7 @@ import msgspec
 
 from picert.cloud.assignment import Assignment, AssignmentKey, Clock, Job, joined
 from picert.cloud.breaker import Breaker
-from picert.cloud.seat import EdgeView, Seat
+from picert.cloud.seat import EdgeLink, EdgeView, Seat
 from picert.config import PolicyConfig
 from picert.engine.stats import Histogram
 from picert.errors import (
@@ -41,11 +41,11 @@ from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import ModelSwitch
 from picert.transport.events import PeerDraining, PeerEvent, PeerJoined, PeerLeft, PeerMessage
-from picert.transport.link import ServerLink
 
 logger = get_logger(__name__)
 _MAX_GONE = 256  # names remembered, for whoever watches for edges that are missing
 _RECHECK_S = 0.25  # how often a choice to wait is looked at again
+_FRESH_S = 0.01  # for so long what was seen of all edges counts, unless something happened to one
 
 
 class EdgePool:
@@ -56,7 +56,7 @@ class EdgePool:
 
     def __init__(
         self,
-        link: ServerLink,
+        link: EdgeLink,
         policy: PolicyConfig | None = None,
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
@@ -75,6 +75,7 @@ class EdgePool:
         self.calibrations = Calibrations()  # of the models that edges brought
         self.expansion_s = Histogram()  # at their edges, as these tell
         self._gone: dict[str, None] = {}  # names that left, latest last
+        self._looked_at: float | None = None  # when all edges were; None: something has changed
         self.num_lost = 0  # edges that left while they held jobs
         self.num_failed = 0  # jobs that edges failed at, late ones among them
 
@@ -84,8 +85,8 @@ class EdgePool:
         try:
             async for event in self._link.events():
                 self._take(event)
-                if not _is_more_text(event):  # which makes no place free
-                    await self._dispatch()
+                if not (isinstance(event, PeerMessage) and isinstance(event.message, TextDelta)):
+                    await self._dispatch()  # more text makes no place free
         finally:
             looking_again.cancel()
             await asyncio.gather(looking_again, return_exceptions=True)
@@ -97,8 +98,7 @@ class EdgePool:
         """Queue `job` for the edge that will be done with it first, of preference none in `avoid`;
         leaving the block cancels what is left.
 
-        Iterating the assignment raises EdgeLost when its edge is gone or late, or when there is no
-        edge at all.
+        Iterating the assignment raises EdgeLost when its edge is gone or late, or there is none.
         """
         assignment = Assignment(job, avoid)
         keys = assignment.keys()
@@ -134,6 +134,7 @@ class EdgePool:
         if seat is None:
             raise EdgeNotFound(f"edge {name[:64]!r} is not connected: GET /admin/edges lists them")
         seat.is_draining = True
+        self._looked_at = None
 
     def report(self) -> list[dict[str, Any]]:
         """Every registered edge, for those who look after them."""
@@ -239,6 +240,10 @@ class EdgePool:
             self._give_up_waiting()
 
     def _note_available(self) -> None:
+        now = self._clock()
+        if self._looked_at is not None and 0 <= now - self._looked_at < _FRESH_S:
+            return
+        self._looked_at = now
         for name, seat in self._seats.items():
             is_available = self._is_available(name, seat)
             if is_available != seat.was_available:
@@ -264,7 +269,9 @@ class EdgePool:
         """Tell `edge` of one group, as one job; each of its assignments has the time of those
         before it and its own."""
         seat = self._seats[edge]
-        seat.breaker.begin()
+        if seat.breaker.state != "closed":
+            seat.breaker.begin()
+            self._looked_at = None
         model = group[0].job.model or seat.model
         deadline_s = 0.0
         for assignment in group:
@@ -296,6 +303,8 @@ class EdgePool:
 
     def _judge(self, breaker: Breaker, assignment: Assignment) -> None:
         """Tell the edge's breaker how its job ended; what its owner took back says nothing."""
+        if assignment.open or breaker.state != "closed":
+            self._looked_at = None
         if not assignment.open:
             breaker.succeed()
         elif assignment.error is None or isinstance(assignment.error, InvalidRequest | QueueFull):
@@ -303,8 +312,7 @@ class EdgePool:
         else:
             self.num_failed += 1
             if breaker.fail():
-                edge = assignment.edge
-                logger.warning("edge %s fails again and again: it gets a pause", edge)
+                logger.warning("edge %s fails again and again: it pauses", assignment.edge)
 
     def _give_up_waiting(self) -> None:
         for assignment in list(self._assignments.values()):
@@ -315,6 +323,8 @@ class EdgePool:
     # --- what the link reports ---
 
     def _take(self, event: PeerEvent) -> None:
+        if not isinstance(event, PeerMessage):
+            self._looked_at = None
         if isinstance(event, PeerJoined):
             self._join(event.name, event.hello)
         elif isinstance(event, PeerDraining):
@@ -327,8 +337,7 @@ class EdgePool:
     def _join(self, name: str, hello: Hello) -> None:
         self._gone.pop(name, None)
         seat = self._seats[name] = Seat(hello, Breaker(self._clock, self._rng))
-        for other in self._seats.values():
-            seat.hope_for(other)
+        seat.hope_for(*self._seats.values())
         pace = seat.pace(seat.link_s(self._link))
         self._dispatcher.add_edge(name, seat.slots, seat.kv_tokens, pace)
         if len(hello.models) > 1 and self._policy.uses("switching"):
@@ -377,9 +386,8 @@ class EdgePool:
         self.expansion_s.add(piece.seconds)
         self._needs.observe(assignment.job, piece)
         seat.observe(piece, assignment.model, self._dispatcher.num_in_flight(edge))
-        self._dispatcher.set_pace(edge, seat.pace(seat.link_s(self._link)))
         for name, other in self._seats.items():
-            if not other.is_tried and other.hope_for(seat):
+            if other is seat or (not other.is_tried and other.hope_for(seat)):
                 self._dispatcher.set_pace(name, other.pace(other.link_s(self._link)))
 
     def _indices_of(self, failure: TextDelta | Expansion | Failure) -> list[int]:
@@ -390,7 +398,3 @@ class EdgePool:
         """It may be given a job now."""
         is_alive = self._link.state(name) == "alive"
         return is_alive and not seat.is_draining and seat.breaker.allows()
-
-
-def _is_more_text(event: PeerEvent) -> bool:
-    return isinstance(event, PeerMessage) and isinstance(event.message, TextDelta)

@@ -63,6 +63,7 @@ class Expander:
         self._texts: dict[int, str] = {}  # shaped text of each segment so far, shown or not
         self._fronts: dict[int, asyncio.Event] = {}  # of segments that wait to be at the front
         self._rules = means.prompts.expand_template.own_texts()
+        self._slowest = means.edges.slowest()  # deadlines are by it
 
     def add(self, segments: list[Segment]) -> None:
         """Show their headings, and begin to expand at once (eager dispatch), from when there are
@@ -248,7 +249,7 @@ class Expander:
         outline = tuple(known.text for known in self._segments)
         prompt_tokens = self._draft.prompt_tokens + self._plan.sketch_tokens
         budget, policy = self._plan.expansion_tokens, self._means.policy
-        speed, batch = self._means.edges.slowest(), len(outline)
+        speed, batch = self._slowest, len(outline)
         return ExpandJob(
             request_id=self._draft.request.request_id,
             attempt=attempt,

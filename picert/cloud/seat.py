@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from picert.cloud.breaker import Breaker
-from picert.messages import Expansion, Hello
+from picert.messages import AnswerJob, Cancel, ExpandJob, Expansion, Heartbeat, Hello
 from picert.pice.dispatch import Pace
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import ModelSwitch
-from picert.transport.link import ServerLink
+from picert.transport.events import PeerEvent
+from picert.transport.liveness import State
 
 _PROMPT_TOKENS = 256  # of a prompt whose mean speed stands for all
+
+
+class EdgeLink(Protocol):
+    """What the pool needs of the cloud's end of the link."""
+
+    def events(self) -> AsyncIterator[PeerEvent]:
+        """What happens to edges and jobs, until the link closes."""
+
+    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
+        """Queue a message for an edge. Raises EdgeLost."""
+
+    def state(self, name: str) -> State:
+        """Whether an edge lives."""
+
+    def load(self, name: str) -> Heartbeat | None:
+        """Its latest beat; None before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +89,7 @@ class Seat:
         """Of the model that it runs."""
         return self.speeds[self.model]
 
-    def link_s(self, link: ServerLink) -> float:
+    def link_s(self, link: EdgeLink) -> float:
         """Seconds to the edge and back, by its last heartbeat; 0 before the first."""
         beat = link.load(self.hello.name)
         return beat.rtt_s or 0.0 if beat else 0.0
@@ -100,21 +118,23 @@ class Seat:
         """The speed of each of its models is known."""
         return self.tried.issuperset(self.speeds)
 
-    def hope_for(self, other: Seat) -> bool:
-        """Expect of models that were never tried here what the other edge reaches with the same
+    def hope_for(self, *others: Seat) -> bool:
+        """Expect of models that were never tried here what other edges reach with the same
         weights, where that is better than what was expected: else they would never be tried.
         Returns whether anything changed."""
-        known = {
-            m.fingerprint: other.speeds[m.name] for m in other.hello.models if m.name in other.tried
-        }
+        known = [
+            (model.fingerprint, other.speeds[model.name])
+            for other in others
+            for model in other.hello.models
+            if model.name in other.tried
+        ]
         has_changed = False
         for model in self.hello.models:
-            speed = known.get(model.fingerprint)
-            if speed is None or model.name in self.tried:
-                continue
-            if speed.decode_seconds(1) < self.speeds[model.name].decode_seconds(1):
-                self.speeds[model.name] = copy.deepcopy(speed)
-                has_changed = True
+            for fingerprint, speed in known if model.name not in self.tried else ():
+                is_same, hoped = fingerprint == model.fingerprint, self.speeds[model.name]
+                if is_same and speed.decode_seconds(1) < hoped.decode_seconds(1):
+                    self.speeds[model.name] = copy.deepcopy(speed)
+                    has_changed = True
         return has_changed
 
     def observe(self, expansion: Expansion, model: str, num_running: int) -> None:

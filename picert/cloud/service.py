@@ -20,7 +20,7 @@ from picert.cloud.expander import Expander, Means
 from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import CloudConfig
-from picert.engine.loop import EngineLoop
+from picert.engine.streaming import StreamingLoop
 from picert.errors import InvalidRequest, PicertError
 from picert.log import get_logger
 from picert.messages import AnswerEvent, AnswerJob, Expansion, Request
@@ -46,7 +46,7 @@ class CloudService:
 
     def __init__(
         self,
-        loop: EngineLoop,
+        loop: StreamingLoop,
         edges: EdgePool,
         prompts: PromptBook,
         config: CloudConfig,

@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import Protocol
 
 from picert.cloud.draft import Draft
-from picert.engine.loop import EngineLoop
 from picert.engine.sampler import TokenMask
 from picert.engine.sequence import Output, Terms
+from picert.engine.streaming import StreamingLoop
 from picert.errors import InvalidRequest
 from picert.messages import Grammar
 from picert.pice.profile import SpeedProfile
@@ -34,7 +34,7 @@ class CloudWriter:
 
     def __init__(
         self,
-        loop: EngineLoop,
+        loop: StreamingLoop,
         clock: Callable[[], float] = time.monotonic,
         queue_timeout_s: float | None = None,
     ) -> None:

@@ -100,6 +100,7 @@ CLOUD_FLAGS = (
     *flags_of(PolicyConfig, "policy"),
 )
 _EDGE_LINK_FLAGS = flags_of(LinkConfig, "link", {"address": "cloud"}, left_out=("edges_file",))
+POLICY_FLAGS = flags_of(PolicyConfig, "policy", left_out=("mode",))
 DOCTOR_FLAGS = tuple(
     flag for flag in _EDGE_LINK_FLAGS if flag.name in ("cloud", "link-key", "cloud-key")
 )
@@ -150,6 +151,12 @@ def edge_config(given: argparse.Namespace, default_name: Callable[[], str]) -> E
     if "name" not in config:
         config["name"] = default_name()
     return _build(EdgeConfig, config, EDGE_FLAGS)
+
+
+def policy_config(given: argparse.Namespace, mode: str) -> PolicyConfig:
+    """The policy of a cloud in `mode`. Raises ConfigError."""
+    values = {**_section(_collect(given, POLICY_FLAGS), POLICY_FLAGS, "policy"), "mode": mode}
+    return _build(PolicyConfig, values, POLICY_FLAGS)
 
 
 def link_config(given: argparse.Namespace) -> LinkConfig:

@@ -14,8 +14,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from picert.engine.loop import EngineLoop
 from picert.engine.sequence import Output, Terms
+from picert.engine.streaming import StreamingLoop
 from picert.errors import EdgeLost, ModelNotFound, PicertError
 from picert.log import get_logger
 from picert.messages import (
@@ -51,7 +51,7 @@ class Work:
     request_id: str
     index: int
     attempt: int
-    loop: EngineLoop
+    loop: StreamingLoop
     model: str
     prompt_ids: Sequence[int]
     sampling: SamplingParams
@@ -65,7 +65,7 @@ class EdgeWorker:
 
     def __init__(
         self,
-        loops: Mapping[str, EngineLoop],
+        loops: Mapping[str, StreamingLoop],
         prompts: PromptBook,
         outbox: Outbox,
         clock: Clock = time.monotonic,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from pice.answers import append_answers, read_answers, written
-from pice.load import Answered, Load
 from pice.plan import Task
-from pice.questions import SUITABLE, Question
 from scripted_service import DONE
+
+from picert.simulate.load import Answered, Load
+from picert.simulate.questions import SUITABLE, Question
 
 QUESTIONS = [
     Question(id="a", question_class="generic", question="Why?"),

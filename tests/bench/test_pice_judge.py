@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import httpx
 import pytest
 from pice.judge import A_B, YES_NO, Judge, Labels
-from pice.questions import Question
 from pice.scorers import HttpScorer
 from pice.self_test import tried_comparing, tried_grading
 
 from picert.messages import ChatMessage
+from picert.simulate.questions import Question
 
 REFERENCE = (
     "Walk for half an hour each day, best in the morning light. Sleep eight hours and keep to the "

@@ -8,9 +8,10 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from pice.load import Answered, Load, LoadGenerator, LoadResult, parse_load
-from pice.questions import Question
 from scripted_service import DONE
+
+from picert.simulate.load import Answered, Load, LoadGenerator, LoadResult, parse_load
+from picert.simulate.questions import Question
 
 QUESTIONS = [
     Question(id=str(n), question_class="generic", question=f"Question {n}?") for n in range(12)

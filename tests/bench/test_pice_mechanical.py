@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pice.answers import Written
 from pice.mechanical import Mechanical, code_survives, ends_in, inspect
-from pice.questions import Question
 from pice.sandbox import runs_clean
+
+from picert.simulate.questions import Question
 
 QUESTION = Question(id="q", question_class="generic", question="How does one stay well?")
 

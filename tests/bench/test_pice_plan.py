@@ -7,11 +7,12 @@ from types import MappingProxyType
 
 import pytest
 from pice.cells import Pace, fitted, timed_s
+from pice.command_line import OWN_SET
 from pice.plan import Plan, ablation_tasks, edges_of, names_of, target_tasks
-from pice.questions import CLASSES, OWN_SET, SUITABLE, pick, read_questions
 from pice.system import Machines
 
 from picert.errors import ConfigError
+from picert.simulate.questions import CLASSES, SUITABLE, pick, read_questions
 
 EDGES = edges_of("big,small")
 PACE = Pace(start_s=10.0, alone_s=5.0, grade_s=2.0)

@@ -13,11 +13,12 @@ from typing import Any
 import bench_pice
 import pytest
 from pice import cells, plan
-from pice.load import Answered
 from pice.modes import WITHOUT
-from pice.questions import Question
 from pice.system import Machines
 from scripted_service import DONE
+
+from picert.simulate.load import Answered
+from picert.simulate.questions import Question
 
 
 class InstantSystem:

@@ -12,12 +12,12 @@ import pytest
 from pice import quality
 from pice.answers import Written
 from pice.judge import Judge, Labels
-from pice.load import Load
 from pice.plan import Task
 from pice.quality import SelfTest, quality_rows
-from pice.questions import Question
 
 from picert.messages import ChatMessage
+from picert.simulate.load import Load
+from picert.simulate.questions import Question
 
 QUESTION = Question(id="q", question_class="generic", question="Why?", checks=("It says why.",))
 CELLS = {

@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pice.command_line import OWN_SET
 from pice.mechanical import code_survives, ends_in
-from pice.questions import (
+
+from picert.simulate.questions import (
     CLASSES,
-    OWN_SET,
     SUITABLE,
     Question,
     name_of,

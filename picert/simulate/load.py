@@ -1,9 +1,11 @@
-"""Load on a system: when questions arrive, and what the clients saw of each answer.
+"""Load on a system, real or simulated: when questions arrive, and what clients saw of the answers.
 
 light       one at a time: the next question comes when the last one is answered. It is the limit of
             Poisson arrivals whose rate goes to nothing, without the hours between them.
 half        Poisson arrivals at half the rate that `direct` reaches when saturated.
 0.8, 2 …    Poisson arrivals at so many times that rate.
+N/min       Poisson arrivals at this rate.
+trace       at the times of a trace.
 saturated   a fixed number of clients, each with one question in flight, always.
 
 Time is a parameter, so that tests run without waiting.
@@ -14,11 +16,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pice.questions import Question
 from picert.messages import Done
+from picert.simulate.questions import Question
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
@@ -42,10 +44,13 @@ Ask = Callable[[Question], Awaitable[Answered]]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How questions arrive. `share` is of direct's saturated rate, for Poisson arrivals."""
+    """How questions arrive. `share` is of direct's saturated rate, for Poisson arrivals; `per_min`
+    is a rate of its own, `times` are seconds from the start."""
 
     name: str
     share: float | None = None
+    per_min: float | None = None
+    times: tuple[float, ...] = ()
 
     @property
     def is_poisson(self) -> bool:
@@ -99,6 +104,10 @@ class LoadGenerator:
         if load.share is not None:
             assert direct_per_min is not None
             return await self._poisson(questions, load.share * direct_per_min)
+        if load.per_min is not None:
+            return await self._poisson(questions, load.per_min)
+        if load.times:
+            return await self._at(load.times, questions, None)
         if load.name == "light":
             return await self._one_at_a_time(questions)
         return await self._saturated(questions)
@@ -109,13 +118,18 @@ class LoadGenerator:
         return self._counted(answers, self.clock() - began, None)
 
     async def _poisson(self, questions: Sequence[Question], per_min: float) -> LoadResult:
-        """Arrivals do not wait for answers."""
         rng = random.Random(self.seed)
-        began, due = self.clock(), 0.0
+        times = itertools.accumulate(rng.expovariate(per_min / 60) for _ in questions)
+        return await self._at(times, questions, per_min)
+
+    async def _at(
+        self, times: Iterable[float], questions: Sequence[Question], per_min: float | None
+    ) -> LoadResult:
+        """Arrivals do not wait for answers."""
+        began = self.clock()
         tasks: list[asyncio.Task[Answered]] = []
         try:
-            for question in questions:
-                due += rng.expovariate(per_min / 60)
+            for due, question in zip(times, questions, strict=False):
                 await self.sleep(max(0.0, began + due - self.clock()))
                 tasks.append(asyncio.ensure_future(self.ask(question)))
             answers = await asyncio.gather(*tasks)

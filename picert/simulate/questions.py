@@ -1,4 +1,4 @@
-"""Questions of the benchmark: a line of JSON each, checked when read, picked in a fixed order."""
+"""Questions to ask: a line of JSON each, checked when read, picked in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import msgspec
 
 from picert.pice.router import QuestionClass
 
-OWN_SET = Path(__file__).parent.parent / "data" / "questions.jsonl"
 CLASSES: tuple[QuestionClass, ...] = get_args(QuestionClass)
 SUITABLE: tuple[QuestionClass, ...] = ("generic", "knowledge", "common-sense", "counterfactual")
 UNSUITABLE = tuple(name for name in CLASSES if name not in SUITABLE)

@@ -180,7 +180,8 @@ class Draft:
     def finish_whole(self, expansion: Expansion, edge: str, attempts: int) -> None:
         """An edge has answered the whole question; its text was shown as it came."""
         self.count_edge(expansion)
-        self.finish_reason = "length" if expansion.finish_reason == "length" else "stop"
+        if expansion.finish_reason == "length":
+            self.finish_reason = "length"
         self.reports[0] = SegmentReport(
             text="",
             expansion=expansion.text,

@@ -18,7 +18,7 @@ import msgspec
 from picert.cloud.assignment import Assignment
 from picert.cloud.edges import EdgePool
 from picert.errors import PicertError
-from picert.messages import ExpandJob, Expansion, Segment
+from picert.messages import AnswerJob, ExpandJob, Expansion, Segment
 from picert.pice.shaping import ExpansionShaper
 
 Show = Callable[[str], None]
@@ -29,8 +29,7 @@ async def relay(assignment: Assignment, job: ExpandJob, segment: Segment, show: 
     """Hand an edge's text to `show` as it arrives, shaped; returns its Expansion, with all of the
     shaped text.
 
-    A text that the shaper ends (it goes round in circles) is stopped. Its edge then reports no
-    cost, so the Expansion is made up from the pieces that came.
+    A text that the shaper ends (it goes round in circles) is stopped.
     """
     shaper = ExpansionShaper(segment.text, job.written)
     num_tokens = 0
@@ -42,13 +41,21 @@ async def relay(assignment: Assignment, job: ExpandJob, segment: Segment, show: 
         show(shaper.push(piece.text))
         if shaper.is_over:
             break
+    return stopped(job, segment.index, assignment.model, shaper.text, num_tokens)
+
+
+def stopped(
+    job: ExpandJob | AnswerJob, index: int, model: str, text: str, num_tokens: int
+) -> Expansion:
+    """What an edge wrote before it was told to stop: it reports no cost, so this is made up from
+    the pieces that came."""
     return Expansion(
         request_id=job.request_id,
-        index=segment.index,
+        index=index,
         attempt=job.attempt,
-        text=shaper.text,
+        text=text,
         finish_reason="cancelled",
-        model=assignment.model,
+        model=model,
         prompt_tokens=0,
         cached_tokens=0,
         completion_tokens=num_tokens,

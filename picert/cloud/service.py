@@ -17,6 +17,7 @@ from picert.cloud.admission import Admission
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.expander import Expander, Means
+from picert.cloud.race import stopped
 from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
 from picert.config import CloudConfig
@@ -152,7 +153,7 @@ class CloudService:
 
     async def _at_edge(self, draft: Draft) -> None:
         """A small model answers whole; the cloud goes on where it failed."""
-        written = ""
+        written, num_tokens = "", 0
         policy = self._config.policy
         failed_at: list[str] = []
         for attempt in range(policy.max_attempts):
@@ -164,7 +165,12 @@ class CloudService:
                             draft.finish_whole(piece, assignment.edge or "", attempt + 1)
                             return
                         written += piece.text
+                        num_tokens += piece.num_tokens
                         draft.say(piece.text)
+                        if draft.is_full:
+                            cut = stopped(job, 0, assignment.model, written, num_tokens)
+                            draft.finish_whole(cut, assignment.edge or "", attempt + 1)
+                            return
             except PicertError as error:
                 failed_at.append(assignment.edge or "")
                 draft.reasons.append(f"attempt {attempt + 1} failed: {error.message}")

@@ -294,6 +294,19 @@ async def test_edge_only_answer_comes_from_an_edge() -> None:
     assert (text, done.route, done.segments[0].edge) == ("Breathe slowly.", "edge_only", "e1")
 
 
+async def test_edge_only_answer_that_max_tokens_cuts_is_its_edges_and_counted() -> None:
+    def go_on(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        link.write(edge, job, "Breathe slowly and often.", whole=False)
+
+    asked = request("edge_only", sampling=SamplingParams(max_tokens=10))
+    async with cloud(go_on, "e1") as (service, _, link):
+        text, done = await ask(service, asked)
+        assert [m for _, m in link.sent if isinstance(m, Cancel)]
+    assert (text, done.route, done.finish_reason) == ("Breathe sl", "edge_only", "length")
+    assert [segment.edge for segment in done.segments] == ["e1"]
+    assert done.usage.edge_completion_tokens == 2  # pieces, of a token each
+
+
 async def test_edge_only_answer_is_continued_by_the_cloud_when_its_edge_is_lost() -> None:
     def begin(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
         link.write(edge, job, "Breathe", whole=False)

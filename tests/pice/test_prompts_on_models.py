@@ -32,6 +32,17 @@ def test_the_cloud_model_writes_a_sketch() -> None:
     assert all(len(segment.text.split()) <= 12 for segment in segments)
 
 
+def test_what_sketches_of_one_length_share_fills_whole_blocks_of_the_cache() -> None:
+    with LLM("qwen2.5-coder-1.5b-instruct", threads=2) as llm:
+        encode, book = llm.engine.tokenizer.encode_chat, load_prompts()
+        for num_points in range(2, 9):
+            prompts = [book.sketch(text, num_points, 60) for text in (QUESTION, "Zebras?")]
+            first, second = (encode(p.messages, prefill=p.prefill) for p in prompts)
+            pairs = enumerate(zip(first, second, strict=False))
+            shared = next(n for n, (a, b) in pairs if a != b)
+            assert shared % llm.engine.config.block_size == 0
+
+
 @pytest.mark.parametrize("model", ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"])
 def test_the_edge_models_write_each_point_and_nothing_else(model: str) -> None:
     book = load_prompts()

@@ -1,25 +1,33 @@
-"""Triton kernels: what each launch cannot beat on a GPU, and how long it takes on one.
+"""Kernels: what each launch cannot beat on a GPU, how long it takes on one, and the CPU's.
 
     python bench/bench_kernels.py --static --device h100
     python bench/bench_kernels.py --device cuda --json
+    python bench/bench_kernels.py --device cpu --op linear --threads 2
 
 `--static` compiles every launch that real models make and estimates it from data sheets and machine
 code; what else the registry holds follows without a limit, so that each configuration has a line.
 No GPU is needed, and nothing is timed. `--device cuda` times the same launches on the GPU at hand,
 after checking what they give: captured passes over inputs that are larger than the L2 cache,
-between events, beside FlashInfer and torch where they are installed.
+between events, beside FlashInfer and torch where they are installed. `--device cpu` times the
+operations of a step on the CPU (bench/cpu_operations.py) beside what the machine reached just then;
+`--clock thread` counts processor time, for when others work on it too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from card import NoCard, find_card, time_launches
+from cpu_operations import MODELS as CPU_MODELS
+from cpu_operations import OPERATIONS
+from cpu_operations import Rig as CpuRig
+from cpu_timing import CpuLimits, cpu_line, cpu_rows
 from kernel_timing import Rig, timed_rows
 from problem import Draw
 
@@ -139,14 +147,27 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--static", action="store_true", help="nothing is timed, no GPU is needed")
-    parser.add_argument("--device", choices=[*sorted(DEVICES), "cuda"], required=True)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="if timed")
-    parser.add_argument("--kernel", choices=[kernel.name for kernel in KERNELS])
-    parser.add_argument("--model", choices=[model.name for model in MODELS])
+    parser.add_argument("--device", choices=[*sorted(DEVICES), "cuda", "cpu"], required=True)
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float16", help="on a GPU")
+    parser.add_argument("--kernel", choices=[kernel.name for kernel in KERNELS], help="of the GPU")
+    parser.add_argument("--op", choices=[*OPERATIONS], help="of the CPU")
+    parser.add_argument("--model", help="one of those that the device has figures for")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--isa", default="", help="of the CPU: scalar, avx2, avx2_vnni, avx512")
+    parser.add_argument("--clock", choices=["wall", "thread"], default="wall", help="of the CPU")
     parser.add_argument("--json", action="store_true", help="one line for each launch")
     options = parser.parse_args()
-    if options.static != (options.device != "cuda"):
-        parser.error("--static goes with a100, h100 or orin, and what is timed with --device cuda")
+    if options.static != (options.device in DEVICES):
+        parser.error(
+            "--static goes with a100, h100 or orin, what is timed with --device cuda or cpu"
+        )
+    if options.op is not None and options.device != "cpu":
+        parser.error("--op goes with --device cpu: kernels of a GPU are chosen by --kernel")
+    if options.kernel is not None and options.device == "cpu":
+        parser.error("--kernel goes with a GPU: operations of the CPU are chosen by --op")
+    names = [model.name for model in (CPU_MODELS if options.device == "cpu" else MODELS)]
+    if options.model not in (None, *names):
+        parser.error(f"model {options.model!r} is unknown: choose of {', '.join(names)}")
     return options
 
 
@@ -196,6 +217,15 @@ def time_all(options: argparse.Namespace) -> None:
         print(json.dumps(found) if options.json else timed_line(found), flush=True)
 
 
+def time_cpu(options: argparse.Namespace) -> None:
+    """Print how long the operations of a step take on this machine."""
+    models = [model for model in CPU_MODELS if options.model in (None, model.name)]
+    names = [name for name in OPERATIONS if options.op in (None, name)]
+    rig = CpuRig(options.threads, options.isa, options.clock)
+    for found in cpu_rows(names, models, rig, CpuLimits(rig.threads, rig.clock)):
+        print(json.dumps(found) if options.json else cpu_line(found), flush=True)
+
+
 def timed_line(r: dict[str, Any]) -> str:
     """A timed launch for people."""
     step = f"{r['batch']} x {r['query_len']} @ {r['context']}"
@@ -215,9 +245,10 @@ def timed_line(r: dict[str, Any]) -> str:
 def main() -> None:
     """Print the table."""
     options = parse()
+    run = estimate_all if options.static else time_cpu if options.device == "cpu" else time_all
     try:
-        (estimate_all if options.static else time_all)(options)
-    except (NoCard, ConfigError) as error:
+        run(options)
+    except (NoCard, ConfigError, ValueError) as error:
         raise SystemExit(f"picert: {error}") from None
 
 

@@ -267,3 +267,55 @@ def attention(
     isa: str,
     kv_format: str = "fp16",
 ) -> _Floats: ...
+
+# The operations of a step, timed: what they give, and seconds of each pass. Clock: wall, thread.
+_Timed = tuple[_Floats, list[float]]
+
+class TimedLinear:
+    def __init__(
+        self,
+        dtype: str,
+        shape: tuple[int, int],
+        data: NDArray[np.uint8],
+        num_copies: int,
+        num_threads: int,
+        isa: str,
+        clock: str,
+    ) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+    def run(self, x: _Floats, two_parts: bool, passes: int) -> _Timed: ...
+
+def time_norm_quantize(
+    x: _Floats, weight: _Floats, eps: float, passes: int, num_threads: int, isa: str, clock: str
+) -> _Timed: ...
+def time_silu_quantize(
+    gate: _Floats, up: _Floats, passes: int, num_threads: int, isa: str, clock: str
+) -> _Timed: ...
+def time_rope_store(
+    k: _Floats,
+    v: _Floats,
+    cos: _Floats,
+    sin: _Floats,
+    block_size: int,
+    passes: int,
+    num_threads: int,
+    isa: str,
+    clock: str,
+) -> _Timed: ...
+def time_attention(
+    q: _Floats,
+    k_cache: _Floats,
+    v_cache: _Floats,
+    query_start: _Ints,
+    context_lens: _Ints,
+    block_tables: _Ints,
+    scale: float,
+    kv_format: str,
+    num_layers: int,
+    passes: int,
+    num_threads: int,
+    isa: str,
+    clock: str,
+) -> _Timed: ...
+def time_barrier(passes: int, num_threads: int) -> list[float]: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from engines.work import decoder_work
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.engine import Engine
-from picert.engine.runner import load_runner
+from picert.engine.runner import NativeRunner, load_runner
 from picert.messages import SamplingParams
 from picert.models.tokenizer import load_tokenizer
 from picert.models.weights import load_checkpoint
@@ -105,6 +106,20 @@ class PicertEngine:
         """Abort the requests; their blocks stay findable."""
         for request_id in self._order:
             self._engine.abort(request_id)
+
+    def profile(self, work: Callable[[], object]) -> dict[str, float]:
+        """Seconds of each phase of the decoder's steps in `work`, on average over the threads.
+
+        Raises ValueError without the native runner.
+        """
+        if not isinstance(self._runner, NativeRunner):
+            raise ValueError("only the native runner has a profile of its steps")
+        decoder = self._runner.decoder
+        decoder.start_profile()
+        work()
+        seconds = decoder.profile()["seconds"]
+        decoder.stop_profile()
+        return {phase: sum(times) / len(times) for phase, times in seconds.items()}
 
     def counters(self) -> dict[str, float]:
         """Seconds inside the decoder, prompt tokens that were computed rather than found."""

@@ -19,6 +19,7 @@ namespace picert {
 namespace cpu {
 
 void bind_operations(py::module_& module);
+void bind_timed(py::module_& module);
 
 namespace {
 
@@ -189,6 +190,7 @@ void bind_machine(py::module_& module) {
 void bind_cpu(py::module_& module) {
   cpu::bind_decoder(module);
   cpu::bind_operations(module);
+  cpu::bind_timed(module);
   cpu::bind_machine(module);
 }
 

@@ -9,9 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/attention.h"
+#include "cpu/attention_args.h"
 #include "cpu/elementwise.h"
-#include "cpu/kv_cache.h"
 #include "cpu/linear.h"
 #include "cpu/numpy_args.h"
 #include "cpu/quantize_weights.h"
@@ -126,46 +125,6 @@ Array<float> rope_op(const py::object& x, const py::object& cos, const py::objec
   return out;
 }
 
-struct AttentionArgs {
-  Array<float> q, keys, values;
-  Array<int32_t> query_start, context_lens, block_tables;
-  AttentionShape shape;
-  AttentionBatch batch;
-};
-
-AttentionArgs attention_args(const py::object& q, const py::object& keys, const py::object& values,
-                             const py::object& query_start, const py::object& context_lens,
-                             const py::object& block_tables) {
-  AttentionArgs a;
-  a.q = array_arg<float>(q, "q", 3);
-  a.keys = array_arg<float>(keys, "k_cache", 4);
-  const auto* sizes = a.keys.shape();
-  a.values = sized_array_arg<float>(values, "v_cache", {sizes[0], sizes[1], sizes[2], sizes[3]});
-  a.context_lens = array_arg<int32_t>(context_lens, "context_lens", 1);
-  a.query_start = sized_array_arg<int32_t>(query_start, "query_start", {a.context_lens.size() + 1});
-  a.block_tables = array_arg<int32_t>(block_tables, "block_tables", 2);
-  PICERT_CHECK(a.block_tables.shape(0) == a.context_lens.size(),
-               "block_tables and context_lens differ in length");
-  PICERT_CHECK(sizes[2] >= 1 && a.q.shape(1) >= 1 && a.q.shape(1) % sizes[2] == 0, "q has ", a.q.shape(1),
-               " heads, must be a multiple of those of k_cache, ", sizes[2]);
-  PICERT_CHECK(a.q.shape(2) == sizes[3] && sizes[3] >= 1 && sizes[3] <= kMaxHeadDim, "q has heads of ",
-               a.q.shape(2), " values, k_cache of ", sizes[3], ": they must agree and be 1 to ", kMaxHeadDim);
-  a.shape = {a.q.shape(1), sizes[2], sizes[3], sizes[1], 0, 1.0f, 0.0f, KvFormat::fp16};
-  a.batch = {a.context_lens.size(), a.block_tables.shape(1), a.query_start.data(), a.context_lens.data(),
-             a.block_tables.data()};
-  check_batch(a.batch, a.q.shape(0), sizes[0], sizes[1]);
-  return a;
-}
-
-void fill_cache(const AttentionKernels& kernels, const AttentionArgs& a, KvCache& cache) {
-  const int64_t num_slots = a.keys.shape(0) * a.keys.shape(1);
-  const int64_t heads = a.shape.num_kv_heads, dim = a.shape.head_dim;
-  for (int64_t i = 0; i < num_slots * heads; i++) {
-    kernels.store(a.shape, cache.layer(0), i / heads, i % heads, a.keys.data() + i * dim,
-                  a.values.data() + i * dim);
-  }
-}
-
 Array<float> attention_op(const py::object& q, const py::object& keys, const py::object& values,
                           const py::object& query_start, const py::object& context_lens,
                           const py::object& block_tables, float scale, int64_t window, float soft_cap,
@@ -182,7 +141,7 @@ Array<float> attention_op(const py::object& q, const py::object& keys, const py:
   float* to = out.mutable_data();
   const py::gil_scoped_release release;
   KvCache cache(a.shape, 1, a.keys.shape(0));
-  fill_cache(kernels, a, cache);
+  fill_layer(kernels, a, cache.layer(0));
   AttentionPlan plan;
   plan.build(a.shape, a.batch, num_threads);
   ThreadPool pool(num_threads);

@@ -150,6 +150,11 @@ class NativeRunner:
         return self._decoder.team
 
     @property
+    def decoder(self) -> _C.Decoder:
+        """For those who profile its steps."""
+        return self._decoder
+
+    @property
     def weight_bytes(self) -> int:
         """Of all weights as the decoder holds them, the file's embedding table among them."""
         return self._decoder.weight_bytes

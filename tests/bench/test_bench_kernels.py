@@ -198,6 +198,10 @@ def test_without_a_card_it_says_so_in_a_line() -> None:
         (("--device", "h100"), "--static goes with a100, h100 or orin"),
         (("--static", "--device", "cuda"), "--static goes with a100, h100 or orin"),
         (("--device", "cuda", "--kernel", "none"), "invalid choice"),
+        (("--device", "cpu", "--kernel", "rope"), "operations of the CPU are chosen by --op"),
+        (("--device", "cuda", "--op", "linear"), "--op goes with --device cpu"),
+        (("--device", "cpu", "--model", "Llama-3-8B"), "model 'Llama-3-8B' is unknown"),
+        (("--device", "cpu", "--op", "linear", "--isa", "none"), "instruction set is 'none'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(flags: tuple[str, ...], words: str) -> None:

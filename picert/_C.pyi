@@ -105,7 +105,14 @@ class StepScheduler:
         chunked_prefill: bool,
     ) -> None: ...
     def add(
-        self, seq_id: int, prompt: NDArray[np.int32], max_len: int, priority: int, salt: int
+        self,
+        seq_id: int,
+        prompt: NDArray[np.int32],
+        max_len: int,
+        priority: int,
+        salt: int,
+        max_cached: int = ...,
+        max_chunk: int = ...,
     ) -> None: ...
     def remove(self, seq_id: int) -> bool: ...
     def append(self, seq_ids: Sequence[int], token_ids: Sequence[int]) -> None: ...

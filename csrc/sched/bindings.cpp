@@ -43,10 +43,10 @@ std::optional<std::tuple<BlockId, PrefixId>> find(const BlockPool& pool, PrefixI
 }
 
 void add(StepScheduler& scheduler, SeqId id, const TokenArray& prompt, int32_t max_len, int32_t priority,
-         uint64_t salt) {
+         uint64_t salt, int32_t max_cached, int32_t max_chunk) {
   check_vector(prompt, "prompt");
-  scheduler.add(id, std::vector<Token>(prompt.data(), prompt.data() + prompt.size()), max_len, priority,
-                salt);
+  scheduler.add(id, std::vector<Token>(prompt.data(), prompt.data() + prompt.size()), max_len, priority, salt,
+                {max_cached, max_chunk});
 }
 
 void append(StepScheduler& scheduler, const std::vector<SeqId>& ids, const std::vector<Token>& tokens) {
@@ -130,7 +130,8 @@ void bind_step_scheduler(py::module_& module) {
            py::arg("max_num_batched_tokens"), py::arg("max_model_len"), py::arg("prefix_caching"),
            py::arg("chunked_prefill"))
       .def("add", &add, py::arg("seq_id"), py::arg("prompt"), py::arg("max_len"), py::arg("priority"),
-           py::arg("salt"))
+           py::arg("salt"), py::arg("max_cached") = ReadLimits().max_cached,
+           py::arg("max_chunk") = ReadLimits().max_chunk)
       .def("remove", &StepScheduler::remove, py::arg("seq_id"))
       .def("append", &append, py::arg("seq_ids"), py::arg("token_ids"))
       .def("schedule", &schedule)

@@ -46,8 +46,8 @@ StepScheduler::StepScheduler(const SchedulerLimits& limits)
   matched_.reserve(table_width_);
 }
 
-void StepScheduler::add(SeqId id, std::vector<Token> prompt, int32_t max_len, int32_t priority,
-                        uint64_t salt) {
+void StepScheduler::add(SeqId id, std::vector<Token> prompt, int32_t max_len, int32_t priority, uint64_t salt,
+                        ReadLimits read) {
   const auto num_prompt = static_cast<int64_t>(prompt.size());
   PICERT_CHECK(num_prompt >= 1, "the prompt of sequence ", id, " is empty");
   PICERT_CHECK(num_prompt <= max_len, "max_len is ", max_len, ", the prompt alone has ", num_prompt,
@@ -57,6 +57,8 @@ void StepScheduler::add(SeqId id, std::vector<Token> prompt, int32_t max_len, in
   PICERT_CHECK(blocks_for(max_len) <= limits_.num_blocks, "a sequence of ", max_len,
                " tokens never fits the ", limits_.num_blocks, " blocks of ", limits_.block_size, " tokens");
   PICERT_CHECK(salt < uint64_t{1} << 63, "salt is ", salt, ", must be below 2^63");
+  PICERT_CHECK(read.max_cached >= 0, "max_cached is ", read.max_cached, ", must be at least 0");
+  PICERT_CHECK(read.max_chunk >= 1, "max_chunk is ", read.max_chunk, ", must be at least 1");
   PICERT_CHECK(sequences_.count(id) == 0, "sequence ", id, " exists already");
   auto seq = std::make_unique<Sequence>();
   seq->id = id;
@@ -64,6 +66,7 @@ void StepScheduler::add(SeqId id, std::vector<Token> prompt, int32_t max_len, in
   seq->arrival = next_arrival_++;
   seq->salt = salt;
   seq->max_len = max_len;
+  seq->read = read;
   seq->tokens = std::move(prompt);
   seq->tokens.reserve(max_len);
   seq->blocks.reserve(blocks_for(max_len));
@@ -127,13 +130,19 @@ void StepScheduler::leave(Sequence& seq) {
   seq.admission = 0;
 }
 
+// Tokens of the `num_left` that the step has place for.
+int32_t StepScheduler::chunk(const Sequence& seq, int32_t num_left) const {
+  const int32_t most = limits_.chunked_prefill ? std::min(budget_, seq.read.max_chunk) : budget_;
+  return std::min(num_left, most);
+}
+
 // Plans only: a planned sequence can still be preempted by an earlier one, so nothing is published before
 // emit.
 void StepScheduler::plan_running(bool decodes) {
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& seq = *running_[i];
     const int32_t left = seq.num_left();
-    const int32_t num_new = std::min(left, budget_);
+    const int32_t num_new = chunk(seq, left);
     if (seq.num_planned > 0 || num_new == 0 || (left == 1) != decodes) continue;
     if (!make_room(seq, num_new)) return;
     seq.num_planned = num_new;
@@ -185,7 +194,7 @@ bool StepScheduler::try_admit(Sequence& seq) {
   match_prefix(seq);
   const auto num_tokens = static_cast<int32_t>(seq.tokens.size());
   const int32_t num_cached = static_cast<int32_t>(matched_.size()) * limits_.block_size;
-  const int32_t num_new = std::min(num_tokens - num_cached, budget_);
+  const int32_t num_new = chunk(seq, num_tokens - num_cached);
   if (!limits_.chunked_prefill && num_new < num_tokens - num_cached) return false;
   const auto is_free = [this](BlockId block) { return pool_.references(block) == 0; };
   const auto revived = static_cast<int32_t>(std::count_if(matched_.begin(), matched_.end(), is_free));
@@ -206,7 +215,8 @@ void StepScheduler::match_prefix(const Sequence& seq) {
   matched_.clear();
   if (!limits_.prefix_caching) return;
   PrefixId prefix = root_prefix(seq.salt);
-  const size_t most = (seq.tokens.size() - 1) / limits_.block_size;
+  const size_t most =
+      std::min(seq.tokens.size() - 1, static_cast<size_t>(seq.read.max_cached)) / limits_.block_size;
   while (matched_.size() < most) {
     const BlockId block = pool_.find(prefix, &seq.tokens[matched_.size() * limits_.block_size]);
     if (block == kNoBlock) return;

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -52,6 +53,13 @@ struct Step {
   std::vector<int32_t> sample_rows;     // [L] rows of S
 };
 
+// How a sequence's tokens may be computed. Whoever wants the logits of a part of a prompt needs that part
+// computed, not found in the cache, and not more of it in one step than there is memory for.
+struct ReadLimits {
+  int32_t max_cached = std::numeric_limits<int32_t>::max();  // tokens taken from the prefix cache
+  int32_t max_chunk = std::numeric_limits<int32_t>::max();   // tokens of one step, if prompts are chunked
+};
+
 struct SchedulerCounters {
   int64_t preemptions = 0;
   int64_t prefix_queried_tokens = 0;  // of prompts, at their first admission
@@ -64,9 +72,10 @@ class StepScheduler {
   explicit StepScheduler(const SchedulerLimits& limits);
 
   // Queue a sequence that will never hold more than `max_len` tokens. Lower priorities go first. Sequences
-  // share blocks only within one salt. Throws std::invalid_argument if the id is taken, the prompt empty or
-  // max_len does not fit the cache.
-  void add(SeqId id, std::vector<Token> prompt, int32_t max_len, int32_t priority, uint64_t salt);
+  // share blocks only within one salt. Throws std::invalid_argument if the id is taken, the prompt empty, a
+  // limit no number of tokens or max_len does not fit the cache.
+  void add(SeqId id, std::vector<Token> prompt, int32_t max_len, int32_t priority, uint64_t salt,
+           ReadLimits read = {});
 
   // Forget a sequence, whatever its state; false if there is none.
   bool remove(SeqId id);
@@ -98,6 +107,7 @@ class StepScheduler {
     uint64_t arrival;
     uint64_t salt;
     int32_t max_len;
+    ReadLimits read;
     std::vector<Token> tokens;    // capacity max_len
     std::vector<BlockId> blocks;  // capacity table_width
     int32_t num_computed = 0;     // tokens whose K/V is in the cache
@@ -117,6 +127,7 @@ class StepScheduler {
     return (num_tokens + limits_.block_size - 1) / limits_.block_size;
   }
   const Sequence& at(SeqId id) const;
+  int32_t chunk(const Sequence& seq, int32_t num_left) const;
   void wait(Sequence& seq);
   void leave(Sequence& seq);
   void plan_running(bool decodes);

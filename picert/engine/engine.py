@@ -16,6 +16,7 @@ import numpy as np
 
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
+from picert.engine.checks import check_prompt, check_token_ids
 from picert.engine.kv_cache import plan_kv
 from picert.engine.runner import PendingLogits, Runner, load_runner
 from picert.engine.sampler import (
@@ -27,17 +28,19 @@ from picert.engine.sampler import (
     masks_of,
     sampling_state,
 )
-from picert.engine.scheduler import Scheduler, SchedulerLimits
+from picert.engine.scheduler import ReadLimits, Scheduler, limits_of
+from picert.engine.scoring import MAX_CHUNK, Scoring, Span, check_spans
 from picert.engine.sequence import NO_TERMS, Output, Sequence, Terms, Times
 from picert.engine.stats import EngineStats
 from picert.engine.waiting import Waiting
-from picert.errors import ContextLengthExceeded, InvalidRequest, Unavailable
+from picert.errors import InvalidRequest, Unavailable
 from picert.log import get_logger
 from picert.messages import SamplingParams, TokenLogprob
 from picert.models.tokenizer import Tokenizer, load_tokenizer
 from picert.models.weights import load_checkpoint
 
 logger = get_logger(__name__)
+_READ_ONLY = SamplingParams(temperature=0.0, max_tokens=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ class Engine:
         self.vocab_size = min(runner.config.vocab_size, tokenizer.vocab_size)
         self._own_end_ids = (*tokenizer.eos_token_ids, *runner.config.eos_token_ids)
         self._clock = clock
-        self._scheduler = Scheduler(self._limits())
+        self._scheduler = Scheduler(limits_of(config, self.kv_plan))
+        self._scoring = Scoring(self.vocab_size)
         self._sampler = Sampler(self.vocab_size, runner.team)
         self._seeds = np.random.default_rng(config.seed)
         self._sequences: dict[str, Sequence] = {}  # live, by request id
@@ -92,31 +96,16 @@ class Engine:
         self._flight: _Flight | None = None
         self._step_started_at = 0.0
 
-    def _limits(self) -> SchedulerLimits:
-        """The step's budget is raised where it could not hold all decodes, or a whole prompt."""
-        config = self.config
-        whole_prompt = 0 if config.enable_chunked_prefill else self.kv_plan.max_model_len
-        return SchedulerLimits(
-            num_blocks=self.kv_plan.num_blocks,
-            block_size=self.kv_plan.block_size,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=max(
-                config.max_num_batched_tokens, config.max_num_seqs, whole_prompt
-            ),
-            max_model_len=self.kv_plan.max_model_len,
-            prefix_caching=config.enable_prefix_caching,
-            chunked_prefill=config.enable_chunked_prefill,
-        )
-
     # --- requests ---------------------------------------------------------------------------------
 
-    def add(
+    def add(  # noqa: PLR0913 - the last three may be left out
         self,
         request_id: str,
         prompt: str | SequenceOf[int],
         params: SamplingParams,
         mask: TokenMask | None = None,
         terms: Terms = NO_TERMS,
+        read: ReadLimits | None = None,
     ) -> None:
         """Queue a request; text is encoded as a raw completion prompt, ids are taken as given.
 
@@ -130,18 +119,35 @@ class Engine:
         prompt_ids = self.tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else [*prompt]
         if not terms.is_owed:
             self._waiting.check(self.num_requests, len(prompt_ids))
-        self._check_prompt(prompt_ids)
-        self._check_token_ids("logit_bias", params.logit_bias)
-        self._check_token_ids("stop_token_ids", params.stop_token_ids)
+        check_prompt(prompt_ids, self.vocab_size, self.max_model_len)
+        check_token_ids("logit_bias", params.logit_bias, self.vocab_size)
+        check_token_ids("stop_token_ids", params.stop_token_ids, self.vocab_size)
         seq = self._new_sequence(request_id, prompt_ids, params)
         seed = int(self._seeds.integers(2**63)) if params.seed is None else params.seed
         # The last token is sampled but never computed, so it takes no place in the cache.
         max_len = len(prompt_ids) + seq.max_new_tokens - 1
-        self._scheduler.add(seq.seq_id, prompt_ids, max_len, priority=terms.priority)
+        self._scheduler.add(seq.seq_id, prompt_ids, max_len, priority=terms.priority, read=read)
         self._waiting.num_tokens += len(prompt_ids)
         self._sequences[request_id] = self._by_seq_id[seq.seq_id] = seq
         self._sampling[seq.seq_id] = sampling_state(params, prompt_ids, seq.end_ids, seed, mask)
         self._refresh_gauges()
+
+    def score(
+        self,
+        request_id: str,
+        prompt_ids: SequenceOf[int],
+        spans: SequenceOf[Span],
+        terms: Terms = NO_TERMS,
+    ) -> None:
+        """Queue a prompt to be read and not answered: its one Output has the mean log-probability
+        of the tokens of each span. What comes before them may be found in the prefix cache.
+
+        Raises InvalidRequest for a span that is not one, and as `add`.
+        """
+        check_spans(spans, len(prompt_ids))
+        read = ReadLimits(min(begin for begin, _ in spans) - 1, MAX_CHUNK)
+        self.add(request_id, prompt_ids, _READ_ONLY, None, terms, read)
+        self._scoring.add(self._sequences[request_id].seq_id, prompt_ids, spans)
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks; nothing more comes for it. False if unknown."""
@@ -228,7 +234,7 @@ class Engine:
     def _launch(self, batch: StepBatch) -> _Flight:
         """Begin the step; what sampling needs besides logits is made while a GPU computes them."""
         started_at = self._clock()
-        pending = self._runner.launch(batch)
+        pending = self._runner.launch(self._scoring.extend(batch))
         launch_s = self._clock() - started_at
         rows = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
         states = [self._sampling[seq_id] for seq_id in rows]
@@ -239,7 +245,9 @@ class Engine:
         started_at = self._clock()
         logits = flight.pending()
         self.stats.runner.add(flight.launch_s + self._clock() - started_at)
-        return logits
+        num_drawn = len(flight.seq_ids)
+        self._scoring.take(logits[num_drawn:])
+        return logits[:num_drawn]
 
     def _postprocess(self, flight: _Flight, logits: FloatArray) -> list[Output]:
         """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
@@ -267,7 +275,12 @@ class Engine:
             self.stats.prompt_tokens += len(seq.prompt_ids)
             self.stats.cached_tokens += seq.num_cached_tokens
         new: tuple[TokenLogprob, ...] = ()
-        if sampled is None:
+        text = ""
+        means: tuple[float, ...] = ()
+        if seq.seq_id in self._scoring:
+            seq.end_unanswered()
+            means = self._scoring.means(seq.seq_id)
+        elif sampled is None:
             text = seq.fail()
             logger.warning("no token could be drawn", extra={"request_id": seq.request_id})
         else:
@@ -284,6 +297,7 @@ class Engine:
             num_completion_tokens=len(seq.output_ids),
             sum_logprob=seq.sum_logprob,
             queue_s=seq.times.queue_s,
+            span_logprobs=means,
         )
 
     # --- bookkeeping ------------------------------------------------------------------------------
@@ -299,6 +313,8 @@ class Engine:
         queued = [s for s in self._sequences.values() if s.times.started_at is None]
         if self._waiting.num_tokens != sum(len(seq.prompt_ids) for seq in queued):
             raise RuntimeError("engine: its count of queued tokens is wrong")
+        if not self._scoring.seq_ids <= ids:
+            raise RuntimeError("engine: it scores what is not there")
         if not ids and self._scheduler.num_free_blocks != self.kv_plan.num_blocks:
             raise RuntimeError("engine: blocks are held and nobody runs")
 
@@ -334,6 +350,7 @@ class Engine:
         del self._sequences[seq.request_id]
         del self._by_seq_id[seq.seq_id]
         del self._sampling[seq.seq_id]
+        self._scoring.remove(seq.seq_id)
         total_s = self._clock() - seq.times.arrived_at
         self.stats.record_end(seq.finish_reason or "cancelled", total_s, seq.times.decode_s)
         first_s = (seq.times.first_token_at or self._clock()) - seq.times.arrived_at
@@ -367,26 +384,6 @@ class Engine:
     def _check_sound(self) -> None:
         if not self._is_sound:
             raise Unavailable("the engine is closed or a step of it failed: load it again")
-
-    def _check_prompt(self, prompt_ids: list[int]) -> None:
-        if not prompt_ids:
-            raise InvalidRequest("the prompt has no tokens, at least 1 is needed", param="prompt")
-        self._check_token_ids("prompt", prompt_ids)
-        limit = self.kv_plan.max_model_len
-        if len(prompt_ids) >= limit:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(prompt_ids):,} tokens, the context holds {limit:,} with the "
-                "answer: shorten the prompt or raise max_model_len",
-                param="prompt",
-            )
-
-    def _check_token_ids(self, name: str, ids: SequenceOf[int] | dict[int, float]) -> None:
-        for token_id in (min(ids), max(ids)) if ids else ():
-            if not 0 <= token_id < self.vocab_size:
-                raise InvalidRequest(
-                    f"{name} holds token {token_id}, the model knows 0 to {self.vocab_size - 1}",
-                    param=name,
-                )
 
 
 def load_engine(config: EngineConfig) -> Engine:

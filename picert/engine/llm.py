@@ -16,6 +16,7 @@ import msgspec
 from picert import hub
 from picert.config import EngineConfig, build
 from picert.engine.engine import Engine, load_engine
+from picert.engine.scoring import Span
 from picert.engine.sequence import Output
 from picert.errors import InvalidRequest
 from picert.messages import ChatMessage, FinishReason, SamplingParams, TokenLogprob
@@ -114,6 +115,22 @@ class LLM:
                 self._step()
         finally:
             self._drop(request_id)
+
+    def score(self, prompt_ids: TokenIds, spans: Sequence[Span]) -> tuple[float, ...]:
+        """The mean log-probability of each span's tokens, from one reading of the prompt.
+
+        A span is from a token up to, not including, another, and after the first. Raises
+        InvalidRequest or ContextLengthExceeded.
+        """
+        request_id = next(self._ids)
+        self._engine.score(request_id, prompt_ids, spans)
+        self._inbox[request_id] = []
+        try:
+            while not (outputs := self._take(request_id)):
+                self._step()
+        finally:
+            self._drop(request_id)
+        return outputs[-1].span_logprobs
 
     def close(self) -> None:
         """Free the model and its cache; whatever still runs is dropped."""

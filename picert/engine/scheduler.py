@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picert import _C
+from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
+from picert.engine.kv_cache import KvPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,31 @@ class SchedulerLimits:
     max_model_len: int  # of one sequence
     prefix_caching: bool = True
     chunked_prefill: bool = True  # False needs max_num_batched_tokens >= max_model_len
+
+
+def limits_of(config: EngineConfig, plan: KvPlan) -> SchedulerLimits:
+    """The step's budget is raised where it could not hold all decodes, or a whole prompt."""
+    whole_prompt = 0 if config.enable_chunked_prefill else plan.max_model_len
+    return SchedulerLimits(
+        num_blocks=plan.num_blocks,
+        block_size=plan.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max(
+            config.max_num_batched_tokens, config.max_num_seqs, whole_prompt
+        ),
+        max_model_len=plan.max_model_len,
+        prefix_caching=config.enable_prefix_caching,
+        chunked_prefill=config.enable_chunked_prefill,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """How a sequence's tokens may be computed, where somebody wants to see that: the most tokens to
+    take from the prefix cache, and the most of one step if prompts are chunked."""
+
+    max_cached: int
+    max_chunk: int
 
 
 class Scheduler:
@@ -60,7 +87,7 @@ class Scheduler:
         self._logits_indices = core.logits_indices
         self._sample_rows = core.sample_rows
 
-    def add(
+    def add(  # noqa: PLR0913 - each may be left out but the first three
         self,
         seq_id: int,
         prompt_ids: Sequence[int] | NDArray[np.int32],
@@ -68,13 +95,16 @@ class Scheduler:
         *,
         priority: int = 0,
         salt: int = 0,
+        read: ReadLimits | None = None,
     ) -> None:
         """Queue a sequence that will never hold more than `max_len` tokens, its prompt among them.
 
         Lower priorities go first, equal ones in order of arrival. Blocks are shared only among
         equal salts.
         """
-        self._core.add(seq_id, np.asarray(prompt_ids, np.int32), max_len, priority, salt)
+        ids = np.asarray(prompt_ids, np.int32)
+        limits = () if read is None else (read.max_cached, read.max_chunk)
+        self._core.add(seq_id, ids, max_len, priority, salt, *limits)
 
     def remove(self, seq_id: int) -> bool:
         """Forget a sequence in whatever state, finished or aborted; False if there is none."""

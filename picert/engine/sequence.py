@@ -40,6 +40,7 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     num_completion_tokens: int  # so far
     sum_logprob: float  # of the chosen tokens so far
     queue_s: float = 0.0  # from arrival to its place in a step
+    span_logprobs: tuple[float, ...] = ()  # of a scored prompt: the mean of each span's tokens
 
 
 def joined(outputs: SequenceOf[Output]) -> Output:
@@ -166,6 +167,10 @@ class Sequence:
             self.finish_reason = "length"
             text += self._rest()
         return text
+
+    def end_unanswered(self) -> None:
+        """End it without a token: it was only to be read."""
+        self.finish_reason = "stop"
 
     def fail(self) -> str:
         """End it because no token could be drawn; return the text held back."""

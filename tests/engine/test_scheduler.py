@@ -9,7 +9,7 @@ from simulate import TwinPool, TwinScheduler, TwinStep
 
 from picert import _C
 from picert.engine.batch import StepBatch
-from picert.engine.scheduler import Scheduler, SchedulerLimits
+from picert.engine.scheduler import ReadLimits, Scheduler, SchedulerLimits
 
 
 def make(**changes: int | bool) -> Scheduler:
@@ -69,8 +69,10 @@ class Pair:
         ]  # two tokens: many shared prefixes
         max_len = self.rng.choice([self.rng.randint(num_prompt, self.max_len), self.max_len])
         priority, salt = self.rng.choice([0, 0, 0, 1, -1]), self.rng.choice([0, 0, 0, 7])
-        self.core.add(self.next_id, prompt, max_len, priority=priority, salt=salt)
-        self.twin.add(self.next_id, prompt, priority, salt)
+        read = self.rng.choice([None, ReadLimits(self.rng.randint(0, num_prompt), 2)])
+        limits = () if read is None else (read.max_cached, read.max_chunk)
+        self.core.add(self.next_id, prompt, max_len, priority=priority, salt=salt, read=read)
+        self.twin.add(self.next_id, prompt, priority, salt, *limits)
         self.limits[self.next_id] = max_len
         self.next_id += 1
 

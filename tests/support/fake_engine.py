@@ -85,9 +85,10 @@ class FakeRunner:
         self.num_tokens.append(batch.num_tokens)
         self.memory.reshape(-1)[batch.slot_mapping] = batch.token_ids
         rows = []
-        for row in batch.sample_rows.tolist():
+        for index in batch.logits_indices.tolist():
+            row = int(np.searchsorted(batch.query_start, index, side="right")) - 1
             stored = self.memory[batch.block_tables[row]].reshape(-1)
-            rows.append(self.logits_of(stored[: batch.context_lens[row]].tolist()))
+            rows.append(self.logits_of(stored[: batch.positions[index] + 1].tolist()))
         return np.array(rows, np.float32).reshape(-1, VOCAB_SIZE)
 
     def close(self) -> None:

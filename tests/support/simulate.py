@@ -61,6 +61,8 @@ class TwinSequence:
     order: tuple[int, int]  # (priority, arrival)
     salt: int
     tokens: list[int]
+    max_cached: int
+    max_chunk: int
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
     published: list[int] = field(default_factory=list)  # prefix ids of its full blocks
@@ -119,10 +121,18 @@ class TwinScheduler:
             int, tuple[int, ...]
         ] = {}  # slot -> salt and all tokens up to the one stored there
 
-    def add(self, seq_id: int, tokens: list[int], priority: int = 0, salt: int = 0) -> None:
+    def add(  # noqa: PLR0913 - as the real one
+        self,
+        seq_id: int,
+        tokens: list[int],
+        priority: int = 0,
+        salt: int = 0,
+        max_cached: int = 10**9,
+        max_chunk: int = 10**9,
+    ) -> None:
         order = (priority, self.arrivals)
         self.arrivals += 1
-        self.waiting.append(TwinSequence(seq_id, order, salt, list(tokens)))
+        self.waiting.append(TwinSequence(seq_id, order, salt, list(tokens), max_cached, max_chunk))
 
     def remove(self, seq_id: int) -> bool:
         for queue in (self.running, self.waiting):
@@ -161,6 +171,9 @@ class TwinScheduler:
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
+    def _max_chunk(self, seq: TwinSequence) -> int:
+        return seq.max_chunk if self.chunked_prefill else len(seq.tokens)
+
     def _give_up(self, seq: TwinSequence) -> None:
         for block in reversed(seq.blocks):
             self.pool.release(block)
@@ -171,7 +184,7 @@ class TwinScheduler:
         for decodes in (True, False):
             for seq in sorted(self.running, key=lambda s: s.order):
                 budget = self.max_num_batched_tokens - sum(planned.values())
-                num_new = min(seq.num_left, budget)
+                num_new = min(seq.num_left, budget, self._max_chunk(seq))
                 unwanted = seq.seq_id in planned or (seq.num_left == 1) != decodes
                 if seq not in self.running or unwanted or num_new == 0:
                     continue
@@ -196,7 +209,8 @@ class TwinScheduler:
     def _match(self, seq: TwinSequence) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         prefix = seq.salt | 1 << 63
-        while self.prefix_caching and (len(found) + 1) * self.block_size < len(seq.tokens):
+        most = min(seq.max_cached, len(seq.tokens) - 1)
+        while self.prefix_caching and (len(found) + 1) * self.block_size <= most:
             start = len(found) * self.block_size
             match = self.pool.find(prefix, tuple(seq.tokens[start : start + self.block_size]))
             if match is None:
@@ -210,7 +224,7 @@ class TwinScheduler:
             return None
         found = self._match(seq)
         num_cached = len(found) * self.block_size
-        num_new = min(len(seq.tokens) - num_cached, budget)
+        num_new = min(len(seq.tokens) - num_cached, budget, self._max_chunk(seq))
         if not self.chunked_prefill and num_cached + num_new < len(seq.tokens):
             return None
         fresh = self._blocks_for(len(seq.tokens)) - len(found)

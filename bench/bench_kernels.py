@@ -53,13 +53,15 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 Launch = tuple[Kernel, ModelShape, StepShape, Work]
 
 
-def launches() -> Iterator[Launch]:
-    """Every different launch of a kernel: where the context does not matter, the shortest one."""
+def launches(num_sms: int) -> Iterator[Launch]:
+    """Every different launch of a kernel on a device of so many multiprocessors: where the context
+    does not matter, the shortest one.
+    """
     for kernel in KERNELS:
         for model in MODELS:
             seen: list[Work] = []
             for step in STEPS:
-                work = kernel.work(model, step)
+                work = kernel.work(model, step, num_sms)
                 if work is not None and work not in seen:
                     seen.append(work)
                     yield kernel, model, step, work
@@ -171,21 +173,19 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def wanted_launches(options: argparse.Namespace) -> Iterator[Launch]:
+def wanted_launches(options: argparse.Namespace, num_sms: int) -> Iterator[Launch]:
     """Those of the kernel and the model that were asked for, if any were."""
-    for launch in launches():
+    for launch in launches(num_sms):
         if options.kernel in (None, launch[0].name) and options.model in (None, launch[1].name):
             yield launch
 
 
-def idle_configs(
-    options: argparse.Namespace, seen: set[tuple[str, str]]
-) -> Iterator[tuple[str, str]]:
-    """(kernel, configuration) of the registry that are not among those seen."""
+def idle_configs(kernel_name: str | None, seen: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """(kernel, configuration) of that kernel, of all if None, that are not among those seen."""
     for kernel in KERNELS:
         for config in kernel.configs:
             name = kernel.name, config.name
-            if options.kernel in (None, kernel.name) and name not in seen:
+            if kernel_name in (None, kernel.name) and name not in seen:
                 yield name
 
 
@@ -195,7 +195,7 @@ def estimate_all(options: argparse.Namespace) -> None:
     if not options.json:
         print(HEADER)
     seen: set[tuple[str, str]] = set()
-    for launch in wanted_launches(options):
+    for launch in wanted_launches(options, device.num_sms):
         kernel, _, _, work = launch
         seen.add((kernel.name, work.config.name))
         code = code_of(kernel.name, work.config.name, device.capability)
@@ -203,7 +203,7 @@ def estimate_all(options: argparse.Namespace) -> None:
         print(json.dumps(found) if options.json else line(found, work), flush=True)
     if options.model is not None:
         return
-    for name, config in idle_configs(options, seen):
+    for name, config in idle_configs(options.kernel, seen):
         found = idle_row(code_of(name, config, device.capability), device)
         print(json.dumps(found) if options.json else idle_line(found), flush=True)
 
@@ -212,7 +212,7 @@ def time_all(options: argparse.Namespace) -> None:
     """Print how long each launch takes on the card. Raises NoCard."""
     card = find_card()
     draw = Draw.of(torch.device("cuda"), DTYPES[options.dtype], seed=0)
-    rows = timed_rows(wanted_launches(options), Rig(card, draw, time_launches))
+    rows = timed_rows(wanted_launches(options, card.num_sms), Rig(card, draw, time_launches))
     for found in rows:
         print(json.dumps(found) if options.json else timed_line(found), flush=True)
 

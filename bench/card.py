@@ -26,6 +26,7 @@ class Card:
 
     name: str
     l2_bytes: int
+    num_sms: int
     sheet: Device | None  # None for a card whose data sheet is not known
 
     def num_sets(self, num_bytes: int) -> int:
@@ -40,7 +41,12 @@ def find_card() -> Card:
     if not torch.cuda.is_available():
         raise NoCard("no CUDA device is visible: only --static and --device cpu work without one")
     about = torch.cuda.get_device_properties(0)
-    return Card(about.name, int(about.L2_cache_size), sheet_of(about.name))
+    return Card(
+        about.name,
+        int(about.L2_cache_size),
+        int(about.multi_processor_count),
+        sheet_of(about.name),
+    )
 
 
 def sheet_of(name: str) -> Device | None:

@@ -7,7 +7,6 @@ Kernels without a problem of their own are launched with another one and timed w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -157,15 +156,19 @@ PROBLEMS: Mapping[str, Maker] = {
 }
 
 
-def works_of(name: str, model: ModelShape, step: StepShape) -> list[Work]:
+def works_of(name: str, model: ModelShape, step: StepShape, num_sms: int) -> list[Work]:
     """Of a problem's own kernel and of those that it launches around it."""
-    works = {kernel.name: partial(kernel.work, model) for kernel in KERNELS}
-    found = [works[name](step)]
+    kernels = {kernel.name: kernel for kernel in KERNELS}
+
+    def work(kernel: str, step: StepShape) -> Work | None:
+        return kernels[kernel].work(model, step, num_sms)
+
+    found = [work(name, step)]
     if name == "quant_linear_skinny":
-        found.append(works["quant_linear_add_parts"](step))
+        found.append(work("quant_linear_add_parts", step))
     if name == "paged_decode_shared":  # what each sequence has alone
         own = step.context - step.context // 2
-        found.append(works["paged_decode"](StepShape(step.batch, 1, own)))
+        found.append(work("paged_decode", StepShape(step.batch, 1, own)))
     if name.startswith("paged_decode"):
-        found.append(works["paged_decode_combine"](step))
-    return [work for work in found if work is not None]
+        found.append(work("paged_decode_combine", step))
+    return [part for part in found if part is not None]

@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 def _times(name: str, model: ModelShape, step: StepShape, rig: Rig) -> dict[str, Any]:
     card = rig.card
-    works = works_of(name, model, step)
+    works = works_of(name, model, step, card.num_sms)
     num_bytes = sum(work.bytes for work in works)
     problems = [PROBLEMS[name](model, step, rig.draw) for _ in range(card.num_sets(num_bytes))]
     if (error := problems[0].error()) is not None:

@@ -90,7 +90,7 @@ def _combine(
     tl.store(out_ptr + places, out.to(out_ptr.dtype.element_ty), mask=dims < head_dim)
 
 
-def _work(model: ModelShape, step: StepShape) -> Work | None:
+def _work(model: ModelShape, step: StepShape, _: int) -> Work | None:
     """Partial results of sequences that share nothing, with highest and total of each."""
     pieces = triton.cdiv(step.context, PIECE)
     if step.query_len > 1 or pieces == 1:

@@ -72,7 +72,6 @@ ORIN = Device(  # Jetson AGX Orin, 64 GB, 60 W: 85 int8 TOPS dense in its GPU, h
     flops=5.3e12,
     exponentials=0.33e12,
 )
-REFERENCE_SMS = A100.num_sms  # for the grids of estimates; a launch asks the device
 DEVICES = {device.name: device for device in (A100, H100, ORIN)}
 
 

@@ -79,8 +79,9 @@ class Kernel:
     # dtype under test, aligned to 16 bytes; "i64:16" an integer that 16 divides.
     arguments: Mapping[str, str]
     configs: tuple[Config, ...]
-    # The launch that a step of a model makes; None if this kernel has no part in it.
-    work: Callable[[ModelShape, StepShape], Work | None]
+    # The launch that a step of a model makes on a device of so many multiprocessors; None if this
+    # kernel has no part in it.
+    work: Callable[[ModelShape, StepShape, int], Work | None]
     dtypes: tuple[str, ...] = DTYPES
     has_wide_loads: bool = True  # 16 bytes a thread and load, where memory is the limit
     has_product: bool = False  # tensor cores must be used

@@ -12,15 +12,13 @@ several sequences begin with is read once for the heads of all of them, 64 rows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from picert.kernels.combine_pieces import Partial, combine_pieces
-from picert.kernels.devices import REFERENCE_SMS, num_sms
+from picert.kernels.devices import num_sms
 from picert.kernels.launch import Config, Kernel, ModelShape, StepShape, Work
 from picert.kernels.ops import AttentionMeta
 from picert.kernels.paged_softmax import (
@@ -215,27 +213,19 @@ def _decode(
             tl.store(stat_ptr + places, total, mask=is_row)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    keys: int
-    num_warps: int
-    num_stages: int
-
-
-# (rows, room): a tile of 16 rows holds 32 KB of keys and values whatever the head size, and two
-# more are on their way, in two programs at once. To hide 700 ns at 3.35 TB/s takes 18 KB on each of
-# 132 multiprocessors. 64 rows have as many keys as registers allow without spills.
+# (rows, room) -> keys, warps, stages: a tile of 16 rows holds 32 KB of keys and values whatever the
+# head size, and two more are on their way, in two programs at once. To hide 700 ns at 3.35 TB/s
+# takes 18 KB on each of 132 multiprocessors. 64 rows have as many keys as registers allow.
 _TILES = {
-    (16, 64): _Tile(128, 4, 3),
-    (16, 128): _Tile(64, 4, 3),
-    (16, 256): _Tile(32, 4, 3),
-    (64, 64): _Tile(64, 4, 3),
-    (64, 128): _Tile(32, 4, 3),
-    (64, 256): _Tile(32, 8, 2),
+    (16, 64): (128, 4, 3),
+    (16, 128): (64, 4, 3),
+    (16, 256): (32, 4, 3),
+    (64, 64): (64, 4, 3),
+    (64, 128): (32, 4, 3),
+    (64, 256): (32, 8, 2),
 }
 _ROWS = (16, 64)
-# One number, or the bits of a result would depend on how many share.
-_SHARED_ROWS = (64,)
+_SHARED_ROWS = (64,)  # one number, or the bits of a result would depend on how many share
 _PROGRAMS_PER_SM = 8  # wanted: twice what may fit, so that the last to begin do not end last
 
 
@@ -243,12 +233,12 @@ def _configs(*, shared: bool) -> tuple[Config, ...]:
     return tuple(
         Config(
             f"{room}_rows{rows}",
-            {"SHARED": shared, "PIECE": PIECE, "ROWS": rows, "KEYS": tile.keys, "DIM": room},
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            {"SHARED": shared, "PIECE": PIECE, "ROWS": rows, "KEYS": keys, "DIM": room},
+            num_warps=num_warps,
+            num_stages=num_stages,
             warps_per_sm=8,
         )
-        for (rows, room), tile in _TILES.items()
+        for (rows, room), (keys, num_warps, num_stages) in _TILES.items()
         if rows in (_SHARED_ROWS if shared else _ROWS)
     )
 
@@ -269,41 +259,48 @@ def _grid(
 
 
 def _work_of(
-    kernel: Kernel, model: ModelShape, num_rows: int, num_keys: int, num_runs: int, queries: int
+    kernel: Kernel,
+    model: ModelShape,
+    num_rows: int,
+    num_keys: int,
+    num_runs: int,
+    queries: int,
+    num_sms: int,
 ) -> Work:
     """Of runs of `num_keys` positions with `num_rows` rows for each key/value head."""
-    config = _config(kernel, room_for(model.head_dim), num_rows)
-    pieces = triton.cdiv(num_keys, PIECE)
-    grid = _grid(config, num_rows, model.num_kv_heads, pieces, num_runs, REFERENCE_SMS)
+    config, pieces = (
+        _config(kernel, room_for(model.head_dim), num_rows),
+        triton.cdiv(num_keys, PIECE),
+    )
+    grid = _grid(config, num_rows, model.num_kv_heads, pieces, num_runs, num_sms)
     rows = config.constants["ROWS"]
     num_scores = triton.cdiv(num_rows, rows) * rows * num_runs * num_keys * model.num_kv_heads
     results = queries * model.num_heads * model.head_dim
-    is_direct = pieces == 1 and num_runs == queries
+    has_parts = pieces > 1 or num_runs < queries
     return Work(
         config,
         num_programs=grid[0] * grid[1] * grid[2],
         bytes=4 * num_runs * num_keys * model.num_kv_heads * model.head_dim
-        + 2 * results
-        + (2 if is_direct else 4 * pieces) * results,
+        + (2 + (4 * pieces if has_parts else 2)) * results,
         tensor_flops=4 * num_scores * model.head_dim,
         **softmax_work(num_scores),
     )
 
 
-def _decode_work(model: ModelShape, step: StepShape) -> Work | None:
+def _decode_work(model: ModelShape, step: StepShape, num_sms: int) -> Work | None:
     """Each sequence alone: keys and values of its context, and its partial results."""
     if step.query_len > 1:
         return None
     group = model.num_heads // model.num_kv_heads
-    return _work_of(DECODE, model, group, step.context, step.batch, step.batch)
+    return _work_of(DECODE, model, group, step.context, step.batch, step.batch, num_sms)
 
 
-def _shared_work(model: ModelShape, step: StepShape) -> Work | None:
+def _shared_work(model: ModelShape, step: StepShape, num_sms: int) -> Work | None:
     """A sketch's segments: the first half of the context is one run of the whole batch."""
     if step.query_len > 1 or step.batch == 1:
         return None
     group = model.num_heads // model.num_kv_heads
-    return _work_of(SHARED, model, step.batch * group, step.context // 2, 1, step.batch)
+    return _work_of(SHARED, model, step.batch * group, step.context // 2, 1, step.batch, num_sms)
 
 
 _ARGUMENTS = {

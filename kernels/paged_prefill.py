@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from picert.kernels.devices import REFERENCE_SMS, num_sms
+from picert.kernels.devices import num_sms
 from picert.kernels.launch import Config, Kernel, ModelShape, StepShape, Work
 from picert.kernels.ops import AttentionMeta
 from picert.kernels.paged_softmax import (
@@ -175,14 +175,14 @@ def _num_tiles(config: Config, num_rows: int, num_seqs: int) -> int:
     return num_rows // config.constants["ROWS"] + num_seqs
 
 
-def _work(model: ModelShape, step: StepShape) -> Work | None:
+def _work(model: ModelShape, step: StepShape, num_sms: int) -> Work | None:
     """Queries read, results written, and keys and values of each sequence once."""
     if step.query_len == 1:
         return None
     group = model.num_heads // model.num_kv_heads
     num_rows = step.query_len * group
     config = _config(
-        room_for(model.head_dim), step.batch * num_rows, num_rows, model.num_kv_heads, REFERENCE_SMS
+        room_for(model.head_dim), step.batch * num_rows, num_rows, model.num_kv_heads, num_sms
     )
     values = (
         2 * step.num_tokens * model.num_heads + 2 * step.batch * step.context * model.num_kv_heads

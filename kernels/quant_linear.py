@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from picert.errors import ConfigError
-from picert.kernels.devices import REFERENCE_SMS, num_sms
+from picert.kernels.devices import num_sms
 from picert.kernels.launch import Config, Kernel, ModelShape, StepShape, Work
 from picert.kernels.quant_weight import OUTPUT_UNIT, QuantWeight
 
@@ -216,13 +216,13 @@ def _weight_bytes(model: ModelShape) -> int:
     return model.hidden * model.intermediate * (16 + 2 + 2) // 32
 
 
-def _skinny_work(model: ModelShape, step: StepShape) -> Work | None:
+def _skinny_work(model: ModelShape, step: StepShape, num_sms: int) -> Work | None:
     """The up projection of a decode step: codes, scales and minima, and the parts written."""
     if step.num_tokens > SKINNY_ROWS:
         return None
     config = SKINNY.config("4_min")
     padded = triton.cdiv(model.intermediate, _OUTPUTS) * _OUTPUTS
-    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), REFERENCE_SMS)
+    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), num_sms)
     parts = 4 * splits * step.num_tokens * padded
     return Work(
         config,
@@ -232,7 +232,7 @@ def _skinny_work(model: ModelShape, step: StepShape) -> Work | None:
     )
 
 
-def _tiled_work(model: ModelShape, step: StepShape) -> Work | None:
+def _tiled_work(model: ModelShape, step: StepShape, _: int) -> Work | None:
     """The up projection of a step of many tokens."""
     if step.num_tokens <= SKINNY_ROWS:
         return None
@@ -247,12 +247,12 @@ def _tiled_work(model: ModelShape, step: StepShape) -> Work | None:
     )
 
 
-def _add_parts_work(model: ModelShape, step: StepShape) -> Work | None:
+def _add_parts_work(model: ModelShape, step: StepShape, num_sms: int) -> Work | None:
     """The second pass of the up projection."""
     if step.num_tokens > SKINNY_ROWS:
         return None
     padded = triton.cdiv(model.intermediate, _OUTPUTS) * _OUTPUTS
-    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), REFERENCE_SMS)
+    splits, _ = _splits(padded, triton.cdiv(model.hidden, 128), num_sms)
     values = step.num_tokens * padded
     return Work(
         ADD_PARTS.configs[0],

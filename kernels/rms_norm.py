@@ -76,7 +76,7 @@ def _config(num_cols: int, *, add: bool) -> Config:
     raise ConfigError(f"rms_norm over {num_cols} values, at most {widths[-1]}: use torch_ops")
 
 
-def _work(model: ModelShape, step: StepShape) -> Work:
+def _work(model: ModelShape, step: StepShape, _: int) -> Work:
     """The fused norm before each feed-forward part: two rows read, two written, and the weight."""
     config = _config(model.hidden, add=True)
     values = step.num_tokens * model.hidden

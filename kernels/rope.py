@@ -75,7 +75,7 @@ def _num_blocks(config: Config, *num_heads: int) -> int:
     return sum(triton.cdiv(n, config.constants["HEADS"]) for n in num_heads)
 
 
-def _work(model: ModelShape, step: StepShape) -> Work:
+def _work(model: ModelShape, step: StepShape, _: int) -> Work:
     """Queries and keys read and written, cos and sin read."""
     config = _config(model.head_dim)
     pairs = step.num_tokens * (model.num_heads + model.num_kv_heads) * model.head_dim // 2

@@ -164,7 +164,7 @@ def _draw(row_ptr, vocab, highest, inverse, border, goal, uniform, is_nucleus, B
     return token
 
 
-def _work(model: ModelShape, step: StepShape) -> Work:
+def _work(model: ModelShape, step: StepShape, _: int) -> Work:
     """Logits of one token of each sequence read once; later passes find them in the L2 cache."""
     values = step.batch * model.vocab
     return Work(KERNEL.configs[0], num_programs=step.batch, bytes=4 * values, flops=4 * values)

@@ -43,7 +43,7 @@ def _gated(
 _COLS = 1024  # 16 bytes of each operand for each thread of 4 warps
 
 
-def _work(model: ModelShape, step: StepShape) -> Work:
+def _work(model: ModelShape, step: StepShape, _: int) -> Work:
     """Gate and up read, the product written."""
     values = step.num_tokens * model.intermediate
     return Work(

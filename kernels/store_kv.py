@@ -35,7 +35,7 @@ def _store_kv(
     tl.store(v_cache_ptr + slot * stride_cache_slot + cols, v, mask=mask)
 
 
-def _work(model: ModelShape, step: StepShape) -> Work:
+def _work(model: ModelShape, step: StepShape, _: int) -> Work:
     """K and V read and written, and a slot for each token."""
     cols = model.num_kv_heads * model.head_dim
     return Work(

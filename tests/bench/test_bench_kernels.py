@@ -13,6 +13,7 @@ from typing import Any
 import gpu_kernels  # noqa: F401 - skips where triton is not installed
 import pytest
 import torch
+from bench_kernels import idle_configs, idle_row, launches
 from card import Card, sheet_of
 from kernel_problems import PROBLEMS, works_of
 from kernel_timing import Launch, Rig, timed_rows
@@ -20,6 +21,7 @@ from problem import Draw, Problem
 
 from picert.kernels.devices import A100, H100, ORIN
 from picert.kernels.launch import ModelShape, StepShape
+from picert.kernels.machine_code import MachineCode
 from picert.kernels.registry import KERNELS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,6 +36,23 @@ STEP_OF = {
 }
 
 
+def test_every_configuration_has_a_line() -> None:
+    launched = {(kernel.name, work.config.name) for kernel, _, _, work in launches(H100.num_sms)}
+    others = [*idle_configs("rms_norm", launched), *idle_configs(None, launched)]
+    every = {(kernel.name, config.name) for kernel in KERNELS for config in kernel.configs}
+    assert launched | {*others} == every
+    assert launched.isdisjoint(others)
+    assert ("silu_mul", "gelu") in others
+
+
+def test_line_of_a_configuration_that_is_not_launched_has_its_code_and_no_limit() -> None:
+    code = MachineCode("silu_mul", "gelu", "fp16", 90, 4, 32, 0, 0, {"LDG.E.128": 2})
+    found = idle_row(code, H100)
+    assert (found["registers"], found["spills"], found["occupancy"]) == (32, 0, 1.0)
+    assert found["limit_us"] is None
+    assert found["reason"] == "none of these models launches it"
+
+
 def problem_of(name: str) -> Problem:
     draw = Draw.of(CPU, torch.float16, 0)
     return PROBLEMS[name](TINY, STEP_OF.get(name, DECODE), draw)
@@ -44,7 +63,7 @@ def test_every_kernel_is_timed_alone_or_behind_another() -> None:
         work.config
         for name in PROBLEMS
         for step in (DECODE, PREFILL, LONG)
-        for work in works_of(name, TINY, step)
+        for work in works_of(name, TINY, step, H100.num_sms)
     ]
     for kernel in KERNELS:
         assert any(config in timed for config in kernel.configs), kernel.name
@@ -73,7 +92,7 @@ def test_torch_computes_the_same_attention(name: str) -> None:
 
 def launch_of(name: str, step: StepShape) -> Launch:
     (kernel,) = (kernel for kernel in KERNELS if kernel.name == name)
-    work = kernel.work(TINY, step)
+    work = kernel.work(TINY, step, H100.num_sms)
     assert work is not None
     return kernel, TINY, step, work
 
@@ -94,7 +113,7 @@ def rows_of(launch: Launch, card: Card, micros: list[float]) -> Iterator[dict[st
     return timed_rows([launch], Rig(card, draw, in_microseconds(micros)))
 
 
-CARD = Card("NVIDIA H100 80GB HBM3", l2_bytes=1, sheet=H100)
+CARD = Card("NVIDIA H100 80GB HBM3", l2_bytes=1, num_sms=H100.num_sms, sheet=H100)
 
 
 def test_row_states_times_rates_and_the_share_of_the_limit() -> None:
@@ -150,7 +169,7 @@ def test_peer_that_fails_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_inputs_go_round_in_thrice_the_cache() -> None:
-    card = Card("any", l2_bytes=50 << 20, sheet=None)
+    card = Card("any", l2_bytes=50 << 20, num_sms=1, sheet=None)
     assert card.num_sets(100 << 20) == 2
     assert card.num_sets(1 << 30) == 1
     assert card.num_sets(1000) == 256

@@ -82,9 +82,17 @@ def test_programs_that_fit_on_a_multiprocessor(
 def test_every_kernel_has_a_part_in_some_step(kernel: Kernel) -> None:
 
     steps = (StepShape(1, 1, 128), StepShape(16, 1, 1024), StepShape(1, 512, 512))
-    works = [work for step in steps if (work := kernel.work(LLAMA, step)) is not None]
+    works = [work for step in steps if (work := kernel.work(LLAMA, step, A100.num_sms)) is not None]
     assert works
     for work in works:
         assert work.config in kernel.configs
         assert work.bytes > 0
         assert work.num_programs > 0
+
+
+def test_long_contexts_are_cut_for_as_many_programs_as_a_device_wants() -> None:
+    (decode,) = (kernel for kernel in KERNELS if kernel.name == "paged_decode")
+    for device, num_programs in ((ORIN, 8 * 16), (H100, 8 * 64)):  # heads and pieces of each
+        work = decode.work(LLAMA, StepShape(1, 1, 32768), device.num_sms)
+        assert work is not None
+        assert work.num_programs == num_programs

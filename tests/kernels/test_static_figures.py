@@ -54,7 +54,7 @@ def in_words(code: MachineCode, device: Device) -> str:
 
 def limit_in_words(kernel: str, step: StepShape, device: Device) -> str:
     """The limit of a launch, what binds it, and the share of it that can be reached."""
-    work = BY_NAME[kernel].work(LLAMA, step)
+    work = BY_NAME[kernel].work(LLAMA, step, device.num_sms)
     assert work is not None
     found = estimate(work, code_of(kernel, work.config.name, device), device)
     return f"{found.limit_us:,.0f} us ({found.bound_by}), {found.share:.2f}"

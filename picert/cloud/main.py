@@ -119,6 +119,7 @@ async def _serve(
         wind_down(told, service.admission, stop, config.shutdown_timeout_s)
     )
     try:
+        await service.read_ahead()
         await serve(
             *(door.guarded(app if tracing is None else tracing.traced(app)), door.listener),
             ready=lambda port: on_ready(door.url(port), link.address),

@@ -20,7 +20,7 @@ from picert.cloud.expander import Expander, Means
 from picert.cloud.race import stopped
 from picert.cloud.tally import Tally
 from picert.cloud.writer import CloudWriter
-from picert.config import CloudConfig
+from picert.config import CloudConfig, Mode
 from picert.engine.streaming import StreamingLoop
 from picert.errors import InvalidRequest, PicertError
 from picert.log import get_logger
@@ -37,6 +37,8 @@ from picert.pice.quality import QualityTable
 from picert.pice.sketch import SketchParser
 
 logger = get_logger(__name__)
+
+_SKETCHING: frozenset[Mode] = frozenset({"pice", "sot", "static"})
 
 
 class CloudService:
@@ -79,6 +81,18 @@ class CloudService:
         self._heads = profile.heads
         if profile.heads is not None:
             self._lengths = LengthPredictor(profile.heads.tokens)
+
+    async def read_ahead(self) -> None:
+        """Read what all sketches of a length begin with, once, so that the first question finds
+        it in the prefix cache."""
+        policy = self._config.policy
+        if policy.mode not in _SKETCHING:
+            return
+        try:
+            for max_points in range(2, policy.max_segments + 1):
+                await self._writer.read(self._prompts.sketch("?", max_points, 1))
+        except PicertError as error:
+            logger.warning("nothing of a sketch's prompt is read ahead: %s", error.message)
 
     async def answer(self, request: Request) -> AsyncGenerator[AnswerEvent, None]:
         """The path of a request: text in order, then one Done; or a PicertError. Closing the

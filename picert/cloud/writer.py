@@ -105,6 +105,13 @@ class CloudWriter:
                 seconds, batch = self._clock() - began, self.num_running + 1
                 self.speed.observe_decode(last.num_completion_tokens - 1, seconds, batch)
 
+    async def read(self, prompt: Prompt) -> None:
+        """Let the engine read a prompt for the sake of its prefix cache alone."""
+        ids = self.encode(prompt)
+        async with aclosing(self._loop.stream("ahead", ids, prompt.sampling)) as outputs:
+            async for _ in outputs:
+                pass
+
     def _terms(self, draft: Draft) -> Terms:
         """A question waits its turn; what goes on with an answer goes before it."""
         begun = draft.has_begun

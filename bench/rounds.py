@@ -29,7 +29,7 @@ class Record:
     lane: Lane
     member: Member
     seconds: list[list[float]] = field(default_factory=list)  # [round][step]
-    runner_s: list[float] = field(default_factory=list)  # [round]
+    native_s: list[float] = field(default_factory=list)  # [round]
     opened: dict[str, float] = field(default_factory=dict)  # counters of opening the sequences
 
     @property
@@ -60,8 +60,8 @@ class Record:
             return
         done = call("decode", max_steps=MAX_STEPS, max_seconds=TURN_SECONDS, max_growth=MAX_GROWTH)
         self.seconds.append(done["seconds"])
-        if "runner_s" in done:
-            self.runner_s.append(done["runner_s"])
+        if "native_s" in done:
+            self.native_s.append(done["native_s"])
 
     def close(self) -> None:
         """Forget the sequences, so that the next case finds none."""
@@ -166,11 +166,11 @@ def row_of(record: Record, records: list[Record], rates: MachineRates) -> dict[s
 
 
 def _python_share(record: Record) -> dict[str, float]:
-    """The part of a decoding step that is outside the runner."""
-    if not record.runner_s:
+    """The part of a decoding step that is outside of decoder and sampler."""
+    if not record.native_s:
         return {}
     total_s = sum(sum(turn) for turn in record.seconds)
-    return {"python_share": round(1 - sum(record.runner_s) / total_s, 4)}
+    return {"python_share": round(1 - sum(record.native_s) / total_s, 4)}
 
 
 def _opened(record: Record) -> dict[str, int]:

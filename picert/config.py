@@ -145,7 +145,7 @@ class PolicyConfig(_Frozen):
     )
     slack: float = Field(0.03, ge=0, description="share that a plan may be slower than direct")
     w_latency: float = Field(1.0, ge=0, description="worth of one slo of waiting")
-    w_quality: float = Field(1.5, ge=0, description="worth of a direct answer's quality")
+    w_quality: float = Field(2.0, ge=0, description="worth of a direct answer's quality")
     min_quality: float = Field(
         0.25, ge=0, le=1, description="share of a direct answer's that a plan must reach"
     )

@@ -122,10 +122,10 @@ class PicertEngine:
         return {phase: sum(times) / len(times) for phase, times in seconds.items()}
 
     def counters(self) -> dict[str, float]:
-        """Seconds inside the decoder, prompt tokens that were computed rather than found."""
+        """Seconds in decoder and sampler; prompt tokens computed rather than found."""
         stats = self._engine.stats
         return {
-            "runner_s": stats.runner.sum_s,
+            "native_s": stats.runner.sum_s + stats.sampler.sum_s,
             "computed_prompt_tokens": stats.prompt_tokens - stats.cached_tokens,
         }
 

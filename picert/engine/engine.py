@@ -251,11 +251,13 @@ class Engine:
 
     def _postprocess(self, flight: _Flight, logits: FloatArray) -> list[Output]:
         """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
+        started_at = self._clock()
         drawn = self._sampler.sample(logits, flight.states, flight.masks)
+        now = self._clock()
+        self.stats.sampler.add(now - started_at)
         outputs: list[Output] = []
         seq_ids: list[int] = []
         token_ids: list[int] = []
-        now = self._clock()
         for seq_id, token in zip(flight.seq_ids, drawn, strict=True):
             seq = self._by_seq_id[seq_id]
             outputs.append(self._advance(seq, token, now))

@@ -78,6 +78,7 @@ class EngineStats:
     finished: dict[str, int] = field(default_factory=dict)  # finish reason -> requests
     step: Total = field(default_factory=Total)
     runner: Total = field(default_factory=Total)  # of each step, what the model took
+    sampler: Total = field(default_factory=Total)  # and what drawing took
     step_ema_s: float = 0.0
     longest_step_s: float = 0.0  # of about the last hundred
     queue: Histogram = field(default_factory=Histogram)  # from arrival to a place in a step

@@ -9,7 +9,7 @@ from picert.config import PolicyConfig
 from picert.pice.router import QuestionClass
 
 _MISFIT = 0.3  # of a direct answer's worth where points do not suit the question at all
-_FEW_POINTS = 0.3  # lost, in the limit, by a sketch with fewer points than the answer has
+_FEW_POINTS = 0.65  # lost, in the limit, by a sketch with fewer points than the answer has
 _PRIOR_WORTH, _PRIOR_WEIGHT = 0.95, 10.0  # of an expansion, and in expansions
 _SURE = 0.35  # confidence from which a candidate is as good as any
 _STRICT: frozenset[QuestionClass] = frozenset({"coding", "math", "fermi"})

@@ -15,12 +15,13 @@ from problem import Draw, Problem
 from torch import Tensor
 
 from picert.kernels.launch import ModelShape, StepShape, Work
+from picert.kernels.ops import SamplingRows
 from picert.kernels.quant_linear import quant_linear
 from picert.kernels.quant_weight import pack, quantize
 from picert.kernels.registry import KERNELS
 from picert.kernels.rms_norm import add_rms_norm
 from picert.kernels.rope import rope_inplace
-from picert.kernels.sample import SamplingRows, sample
+from picert.kernels.sample import sample
 from picert.kernels.silu_mul import silu_mul
 from picert.kernels.store_kv import store_kv_inplace
 from picert.kernels.torch_ops import TorchOps
@@ -139,7 +140,7 @@ def _sample(model: ModelShape, step: StepShape, draw: Draw) -> Problem:
         number = uniform[:CHECKED]
         return number, number.double().clamp(begin, end)
 
-    return Problem(lambda: sample(logits, rows), check)
+    return Problem(lambda: sample(logits, rows)[0], check)
 
 
 PROBLEMS: Mapping[str, Maker] = {

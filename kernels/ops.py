@@ -38,6 +38,17 @@ class AttentionMeta:
     shared_prefixes: SharedPrefixes | None = None  # that sequences with one query begin with
 
 
+@dataclass(frozen=True, slots=True)
+class SamplingRows:
+    """How each row is to be drawn from; all tensors [T] on the device of the logits."""
+
+    temperature: Tensor  # fp32, 0 is greedy
+    top_k: Tensor  # int32, 0 for all
+    top_p: Tensor  # fp32
+    min_p: Tensor  # fp32
+    uniform: Tensor  # fp32 in [0, 1): draw n of the row's seed
+
+
 class Ops(Protocol):
     """What a back end provides. Nothing keeps state; only `_inplace` writes to an argument."""
 
@@ -99,5 +110,13 @@ class Ops(Protocol):
 
         A query at position p sees positions max(0, p - sliding_window + 1) to p; scores pass
         cap * tanh(s / cap) first.
+        """
+        ...
+
+    def sample(self, logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
+        """A token drawn from each row of logits[T, V] in fp32 -> (token ids [T] int32, their
+        log-probabilities [T] fp32 by the logits as they are, at temperature 1).
+
+        Id -1, and no meaning of the other, for a row that has a NaN or whose largest is infinite.
         """
         ...

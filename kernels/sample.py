@@ -11,8 +11,6 @@ a pass. One program per row, whose logits stay in the L2 cache between passes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from picert.errors import ConfigError
 from picert.kernels.launch import Config, Kernel, ModelShape, StepShape, Work
+from picert.kernels.ops import SamplingRows
 
 _BLOCK = 1024  # logits of a step; more of them, or more warps, spill the 16 sums of the search
 _SMALLEST_TEMPERATURE = 1e-6  # below, fp32 overflows; it is greedy long before
@@ -70,12 +69,14 @@ def _sample(
     min_p_ptr,  # [T] fp32
     uniform_ptr,  # [T] fp32 in [0, 1)
     token_ptr,  # [T] int32
+    logprob_ptr,  # [T] fp32
     stride_logits_row: tl.int64,
     vocab,
     BLOCK: tl.constexpr,
 ):
     """token = the first t with sum(w[:t + 1]) > uniform * sum(w), w = exp((x - max) / temperature)
     for tokens inside top-k, min-p and top-p, 0 for others; -1 where max is not finite.
+    logprob = x - max - log(sum(exp(x - max))) of the token, whatever the temperature.
     """
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * stride_logits_row
@@ -102,6 +103,11 @@ def _sample(
         uniform = tl.load(uniform_ptr + row)
         token = _draw(row_ptr, vocab, highest, inverse, border, goal, uniform, top_p < 1, BLOCK)
     tl.store(token_ptr + row, token)
+    if token >= 0:
+        floor = tl.zeros((1,), tl.uint32)
+        total = _total(row_ptr, vocab, highest, 1.0, floor, BLOCK)
+        logprob = tl.load(row_ptr + token) - highest - tl.log(total)
+        tl.store(logprob_ptr + row, logprob)
 
 
 @triton.jit
@@ -178,6 +184,7 @@ KERNEL = Kernel(
         "top_k_ptr": "*i32:16",
         **dict.fromkeys(("top_p_ptr", "min_p_ptr", "uniform_ptr"), "*fp32:16"),
         "token_ptr": "*i32:16",
+        "logprob_ptr": "*fp32:16",
         "stride_logits_row": "i64:16",
         "vocab": "i32:16",
     },
@@ -187,33 +194,23 @@ KERNEL = Kernel(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingRows:
-    """How each row is to be drawn from; all tensors [T] on the device of the logits."""
+def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
+    """A token id for each row of logits[T, V] in fp32 -> [T] int32, and its log-probability [T].
 
-    temperature: Tensor  # fp32, 0 is greedy
-    top_k: Tensor  # int32, 0 for all
-    top_p: Tensor  # fp32
-    min_p: Tensor  # fp32
-    uniform: Tensor  # fp32 in [0, 1): draw n of the row's seed
-
-
-def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
-    """A token id for each row of logits[T, V] in fp32 -> [T] int32.
-
-    -1 for a row that has a NaN, or whose largest logit is infinite. Raises ConfigError for another
-    dtype.
+    Id -1 for a row that has a NaN, or whose largest logit is infinite. Raises ConfigError for
+    another dtype.
     """
     if logits.dtype != torch.float32 or logits.stride(1) != 1:
         raise ConfigError(
             f"logits are {logits.dtype} with strides {logits.stride()}, rows of consecutive "
             "float32 wanted"
         )
-    out = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
+    token_ids = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
+    logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     is_greedy = rows.temperature <= 0
     wide = rows.temperature.clamp(min=_SMALLEST_TEMPERATURE)
     inverse = torch.where(is_greedy, torch.zeros_like(wide), 1 / wide)
     columns = (inverse, rows.top_k, rows.top_p, rows.min_p, rows.uniform)
     sizes = (logits.stride(0), logits.shape[1])
-    KERNEL.launch(KERNEL.configs[0], (len(logits),), logits, *columns, out, *sizes)
-    return out
+    KERNEL.launch(KERNEL.configs[0], (len(logits),), logits, *columns, token_ids, logprobs, *sizes)
+    return token_ids, logprobs

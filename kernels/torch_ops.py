@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from picert.kernels.ops import AttentionMeta, Weight
+from picert.kernels.ops import AttentionMeta, SamplingRows, Weight
 from picert.kernels.quant_weight import QuantWeight, unpack
 
 
@@ -93,6 +93,15 @@ class TorchOps:
             out[rows] = _attend(_at_least_fp32(q[rows]) * scale, k, v, visible, soft_cap)
         return out
 
+    def sample(self, logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
+        """A token drawn from each row of logits[T, V] -> (token ids, log-probabilities) [T]; all
+        in float64."""
+        wide = logits.double()
+        highest, best = wide.max(dim=1)  # of equal ones the first
+        token = torch.where(rows.temperature > 0, _drawn(wide, rows), best)
+        logprobs = wide.log_softmax(dim=1).gather(1, token[:, None])[:, 0]
+        return torch.where(highest.isfinite(), token, -1).int(), logprobs.float()
+
 
 def _at_least_fp32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -127,3 +136,19 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, soft_cap: float | 
         scores = soft_cap * torch.tanh(scores / soft_cap)
     weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)
     return (weights @ v).transpose(0, 1)
+
+
+def _drawn(logits: Tensor, rows: SamplingRows) -> Tensor:
+    """Token ids [T] from logits[T, V]: everything sorted, equal ones by id, then cut."""
+    vocab = logits.shape[1]
+    temperature = rows.temperature.double().clamp(min=1e-6)[:, None]
+    sorted_logits, ids = logits.sort(dim=1, descending=True, stable=True)
+    weights = ((sorted_logits - sorted_logits[:, :1]) / temperature).exp()
+    top_k = torch.where(rows.top_k > 0, rows.top_k, vocab).clamp(max=vocab).long()[:, None]
+    kept = (sorted_logits >= sorted_logits.gather(1, top_k - 1)) & (weights >= rows.min_p[:, None])
+    weights = weights * kept
+    sums = weights.cumsum(dim=1)
+    is_nucleus = sums - weights < rows.top_p[:, None] * sums[:, -1:]
+    by_id = torch.zeros_like(weights).scatter(1, ids, weights * is_nucleus)
+    sums = by_id.cumsum(dim=1)
+    return (sums <= rows.uniform[:, None] * sums[:, -1:]).sum(dim=1).clamp(max=vocab - 1)

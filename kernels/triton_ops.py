@@ -15,7 +15,8 @@ from torch import Tensor
 
 from picert.kernels import rms_norm as norms
 from picert.kernels import rope, silu_mul, store_kv
-from picert.kernels.ops import AttentionMeta, Weight
+from picert.kernels import sample as sampling
+from picert.kernels.ops import AttentionMeta, SamplingRows, Weight
 from picert.kernels.paged_decode import paged_decode
 from picert.kernels.paged_prefill import paged_prefill
 from picert.kernels.quant_linear import quant_linear
@@ -99,6 +100,10 @@ class TritonOps:
         if meta.num_decodes < len(meta.context_lens):
             paged_prefill(q, k_cache, v_cache, _prompts(meta), **options, out=out)
         return out
+
+    def sample(self, logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor]:
+        """A token drawn from each row of logits[T, V] -> (token ids, log-probabilities) [T]."""
+        return sampling.sample(logits, rows)
 
 
 def _decodes(meta: AttentionMeta) -> AttentionMeta:

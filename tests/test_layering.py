@@ -78,6 +78,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "engine.torch_runner": {"torch", "numpy"},
     "engine.metrics": {"prometheus_client"},
     "engine.streams": {"torch"},
+    "engine.fetch": {"torch", "numpy"},
     "engine.grammar": {"numpy", "llguidance"},
     "engine.sequence": {"msgspec"},
     "engine.scheduler": {"numpy"},

@@ -82,7 +82,7 @@ class PicertEngine:
             logits_indices=places,
             sample_rows=np.zeros(count, np.int32),
         )
-        np.save(path, self._runner.launch(batch)())
+        np.save(path, self._runner.launch(batch)().logits)
 
     def open(self, prompts: list[list[int]]) -> list[int]:
         """Queue all prompts and step until each has its first token."""

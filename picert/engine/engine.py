@@ -17,10 +17,10 @@ import numpy as np
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.checks import check_prompt, check_token_ids
+from picert.engine.draws import Draws, StepOutput, draws_of
 from picert.engine.kv_cache import plan_kv
-from picert.engine.runner import PendingLogits, Runner, load_runner
+from picert.engine.runner import PendingStep, Runner, load_runner
 from picert.engine.sampler import (
-    FloatArray,
     Masks,
     Sampler,
     SamplingState,
@@ -45,12 +45,13 @@ _READ_ONLY = SamplingParams(temperature=0.0, max_tokens=1)
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A step between its launch and its logits [L, V]."""
+    """A step between its launch and its output."""
 
-    seq_ids: list[int]  # [L]
-    states: list[SamplingState]  # [L]
-    masks: Masks
-    pending: PendingLogits
+    seq_ids: list[int]  # [R] whose next token is wanted
+    draws: Draws  # of the same
+    on_host: list[SamplingState]  # of those whose logits come to the host
+    masks: Masks  # of these
+    pending: PendingStep
     launch_s: float
 
 
@@ -233,26 +234,29 @@ class Engine:
 
     def _launch(self, batch: StepBatch) -> _Flight:
         """Begin the step; what sampling needs besides logits is made while a GPU computes them."""
-        started_at = self._clock()
-        pending = self._runner.launch(self._scoring.extend(batch))
-        launch_s = self._clock() - started_at
         rows = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
         states = [self._sampling[seq_id] for seq_id in rows]
-        return _Flight(rows, states, masks_of(states), pending, launch_s)
-
-    def _wait(self, flight: _Flight) -> FloatArray:
-        """Logits [L, V] of the step."""
+        draws = draws_of(states, self.vocab_size, can_draw=self._runner.can_draw)
         started_at = self._clock()
-        logits = flight.pending()
+        pending = self._runner.launch(self._scoring.extend(batch), draws)
+        launch_s = self._clock() - started_at
+        on_host = draws.on_host
+        return _Flight(rows, draws, on_host, masks_of(on_host), pending, launch_s)
+
+    def _wait(self, flight: _Flight) -> StepOutput:
+        """What came of the step; logits of scored tokens lie behind those to sample from."""
+        started_at = self._clock()
+        output = flight.pending()
         self.stats.runner.add(flight.launch_s + self._clock() - started_at)
-        num_drawn = len(flight.seq_ids)
-        self._scoring.take(logits[num_drawn:])
-        return logits[:num_drawn]
+        self._scoring.take(output.logits[len(flight.on_host) :])
+        return output
 
-    def _postprocess(self, flight: _Flight, logits: FloatArray) -> list[Output]:
-        """Sample a token for each row of logits [L, V]; whoever is not finished goes on."""
+    def _postprocess(self, flight: _Flight, output: StepOutput) -> list[Output]:
+        """Give each row its token, sampled here or drawn there; whoever is not finished goes on."""
         started_at = self._clock()
-        drawn = self._sampler.sample(logits, flight.states, flight.masks)
+        states = flight.on_host
+        on_host = self._sampler.sample(output.logits[: len(states)], states, flight.masks)
+        drawn = flight.draws.join(on_host, output.drawn)
         now = self._clock()
         self.stats.sampler.add(now - started_at)
         outputs: list[Output] = []

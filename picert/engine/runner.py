@@ -1,4 +1,4 @@
-"""Runners: a StepBatch to logits. Each owns a model's weights and the paged K/V memory.
+"""Runners: a StepBatch to logits or tokens. Each owns a model's weights and the paged K/V memory.
 
 `NativeRunner` does a whole step in the C++ extension; torch_runner.py has the readable one, its
 oracle, for any device.
@@ -10,7 +10,6 @@ import ctypes
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from picert import _C
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
+from picert.engine.draws import Draws, StepOutput
 from picert.engine.machine import (
     available_memory,
     processors_for,
@@ -32,7 +32,7 @@ from picert.models.config import ModelConfig
 from picert.models.rope_table import inv_freq
 from picert.models.weights import Checkpoint
 
-PendingLogits = Callable[[], NDArray[np.float32]]  # waits for the step, then gives [L, V]
+PendingStep = Callable[[], StepOutput]  # waits for the step
 KvFormat = Literal["fp16", "int8"]
 _SCALE_BYTES = 4  # of one token's keys, or values, in one head: int8 has such scales
 
@@ -69,6 +69,11 @@ class Runner(Protocol):
         """Threads that the engine may use between runs, if it has any of ours."""
         ...
 
+    @property
+    def can_draw(self) -> bool:
+        """Whether its device draws tokens; else all logits that are wanted come to the host."""
+        ...
+
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory; once, before the first run."""
         ...
@@ -77,13 +82,14 @@ class Runner(Protocol):
         """Memory that is left where K/V would lie."""
         ...
 
-    def launch(self, batch: StepBatch) -> PendingLogits:
-        """Begin a step: store the K/V of its tokens and compute the logits [L, V] that are wanted.
+    def launch(self, batch: StepBatch, draws: Draws | None = None) -> PendingStep:
+        """Begin a step: store the K/V of its tokens, compute the logits that are wanted, and draw
+        from the rows that `draws` says, if it can.
 
-        What comes back must be called before the next launch; it waits, and its logits are valid
-        until then. `batch` must stay as it is until that call. Every layer stores the K/V of all
-        tokens before any of them attends: sequences may share blocks that another one fills in this
-        very step.
+        What comes back must be called before the next launch; it waits, and its output is valid
+        until then. `batch` and `draws` must stay as they are until that call. Every layer stores
+        the K/V of all tokens before any of them attends: sequences may share blocks that another
+        one fills in this very step.
         """
         ...
 
@@ -115,6 +121,8 @@ class NativeOptions:
 
 class NativeRunner:
     """A step in C++ on the CPU, weights as in their file, which is then let go."""
+
+    can_draw = False  # the sampler reads its logits where they lie
 
     def __init__(self, checkpoint: Checkpoint, options: NativeOptions) -> None:
         """Repack the weights. Raises ModelError."""
@@ -167,9 +175,9 @@ class NativeRunner:
         """Of the machine."""
         return available_memory()
 
-    def launch(self, batch: StepBatch) -> PendingLogits:
+    def launch(self, batch: StepBatch, draws: Draws | None = None) -> PendingStep:
         """The step is made when its logits are asked for: it takes the cores that it is given."""
-        return partial(self.run, batch)
+        return lambda: StepOutput(self.run(batch))
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """Logits [L, V] of the step, in memory that the next run overwrites."""

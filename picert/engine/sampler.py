@@ -36,8 +36,23 @@ class SamplingState:
     """What one request's next token depends on besides its logits."""
 
     core: _C.SamplingState
+    params: SamplingParams
+    seed: int
     mask: TokenMask | None
     generated_ids: list[int] = field(default_factory=list)  # kept only where there is a mask
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next token is one of the model's own logits', told without the best."""
+        params = self.params
+        return (
+            self.mask is None
+            and params.repetition_penalty == 1.0
+            and params.presence_penalty == params.frequency_penalty == 0.0
+            and not params.logit_bias
+            and not params.logprobs
+            and self.core.num_generated >= params.min_tokens
+        )
 
 
 def sampling_state(
@@ -66,7 +81,7 @@ def sampling_state(
         seed=seed,
         prompt_ids=prompt_ids if params.repetition_penalty != 1.0 else [],
     )
-    return SamplingState(core, mask)
+    return SamplingState(core, params, seed, mask)
 
 
 class Sampler:

@@ -90,6 +90,21 @@ class HostStream:
         return None
 
 
+class HostMemory:
+    """Memory of the host for a device, in rows, that grows and is used again."""
+
+    def __init__(self, stream: Stream, dtype: torch.dtype, width: int = 1) -> None:
+        self._stream, self._dtype, self._width = stream, dtype, width
+        self._memory = stream.host_memory(0, dtype)
+
+    def rows(self, num_rows: int) -> Tensor:
+        """[num_rows, width], with what was last written there."""
+        if len(self._memory) < num_rows * self._width:
+            room = 1 << (num_rows - 1).bit_length()
+            self._memory = self._stream.host_memory(room * self._width, self._dtype)
+        return self._memory[: num_rows * self._width].view(num_rows, self._width)
+
+
 @dataclass(frozen=True, slots=True)
 class _HostMark:
     finish: Callable[[int], None]

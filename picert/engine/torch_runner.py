@@ -1,32 +1,32 @@
 """TorchRunner: models/decoder.py over torch operations, on any device.
 
-It and streams.py are the only modules of the engine that import torch; runner.py loads it where it
-is wanted.
+It, fetch.py and streams.py are the only modules of the engine that import torch; runner.py loads it
+where it is wanted.
 
 A step's arrays are written into memory that the device copies from by itself, the network follows,
-then the logits are copied back; the host waits only where it wants them. A decode step on a GPU is
-one launch of a captured graph, filled up to the graph's size.
+then what is wanted of the logits comes back; the host waits only where something is. A decode step
+on a GPU is one launch of a captured graph, filled up to the graph's size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from math import prod
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.decode_graphs import DecodeGraphs, DecodeShape
+from picert.engine.draws import Draws
+from picert.engine.fetch import DeviceLogits, Fetch
 from picert.engine.machine import available_memory
-from picert.engine.runner import PendingLogits, identity_of, kv_values_per_token
+from picert.engine.runner import PendingStep, identity_of, kv_values_per_token
 from picert.engine.step_layout import StepLayout, layout_of, padded, padding
-from picert.engine.streams import CudaStream, HostStream, Mark, Stream, Work
+from picert.engine.streams import CudaStream, HostMemory, HostStream, Mark, Stream, Work
 from picert.errors import ConfigError
 from picert.kernels.launch_table import TABLE
 from picert.kernels.ops import AttentionMeta, Ops
@@ -52,6 +52,7 @@ class Placement:
     quantization: Quantization = "none"
     has_graphs: bool = False  # decode steps are captured; `ops` must only launch
     finds_shared: bool = False  # `ops` reads shared_prefixes of AttentionMeta
+    draws: bool = False  # tokens are drawn on the device, by `ops`
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class _DecodeGraph:
 class _Staging:
     """Memory of the host that a device copies from."""
 
-    memory: Tensor
+    memory: HostMemory
     copied: Mark  # after the copy that was last made from it
 
 
@@ -115,16 +116,20 @@ class TorchRunner:
         self._block_size = 1
         self._graphs = DecodeGraphs(self._capture, max_context_len=0)
         # In turns: one is written while the device may still copy from the other.
-        empty = stream.host_memory(0, torch.int32)
-        self._staging = [_Staging(empty, stream.mark()) for _ in range(2)]
-        self._logits = stream.host_memory(0, torch.float32)
-        # Of all graphs: a step's logits are copied away before the next step runs.
+        self._staging = [_Staging(HostMemory(stream, torch.int32), stream.mark()) for _ in range(2)]
+        self._fetch = Fetch(ops, stream, placement.device, self.config.vocab_size)
+        # Of all graphs: a step's logits are drawn from and copied away before the next step runs.
         self._graph_logits = torch.empty((0, self.config.vocab_size), device=placement.device)
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of K and V of one token in all layers."""
         return self._placement.dtype.itemsize * kv_values_per_token(self.config)
+
+    @property
+    def can_draw(self) -> bool:
+        """As its placement says."""
+        return self._placement.draws
 
     @property
     def matrix_bytes(self) -> int:
@@ -149,10 +154,9 @@ class TorchRunner:
         most = min(num_blocks * block_size, self.config.max_position)
         self._graphs = DecodeGraphs(self._capture, max_context_len=most)
 
-    def launch(self, batch: StepBatch) -> PendingLogits:
-        """Begin a step. Its logits [L, V] lie in memory that the next step overwrites."""
+    def launch(self, batch: StepBatch, draws: Draws | None = None) -> PendingStep:
+        """Begin a step. Its output lies in memory that the next step overwrites."""
         num_logits = len(batch.logits_indices)
-        out = self._host_logits(num_logits)
         shared = self._shared_prefixes(batch) if self._placement.finds_shared else None
         spans = _Spans.of(batch, shared)
         shape = None
@@ -160,12 +164,10 @@ class TorchRunner:
             lengths = batch.num_seqs, spans.max_context_len
             shape = self._graphs.shape_for(*lengths, spans.shared)
         if shape is None:
-            self._launch_plain(batch, shared, spans, out)
+            logits = self._launch_plain(batch, shared, spans)
         else:
-            self._launch_graph(batch, shared, self._graphs.graph(shape), out)
-        if num_logits == 0:  # so the next step can be scheduled while this one runs
-            return out.numpy
-        return partial(_waited_for, self._stream.mark(), out)
+            logits = self._launch_graph(batch, shared, self._graphs.graph(shape))
+        return self._fetch.start(logits, num_logits, draws)
 
     def close(self) -> None:
         """Free weights and K/V."""
@@ -182,22 +184,23 @@ class TorchRunner:
         )
 
     def _launch_plain(
-        self, batch: StepBatch, shared: SharedPrefixes | None, spans: _Spans, out: Tensor
-    ) -> None:
+        self, batch: StepBatch, shared: SharedPrefixes | None, spans: _Spans
+    ) -> DeviceLogits:
         layout = layout_of(batch, shared, self._block_size)
         inputs = self._device_memory(layout)
         self._send(batch, shared, layout, inputs)
-        self._stream.submit(
-            lambda: out.copy_(self._forward(layout, inputs, spans), non_blocking=True)
-        )
+        made: list[Tensor] = []
+        self._stream.submit(lambda: made.append(self._forward(layout, inputs, spans)))
+        return made.pop
 
     def _launch_graph(
-        self, batch: StepBatch, shared: SharedPrefixes | None, graph: _DecodeGraph, out: Tensor
-    ) -> None:
+        self, batch: StepBatch, shared: SharedPrefixes | None, graph: _DecodeGraph
+    ) -> DeviceLogits:
         full = padded(batch, graph.layout.num_seqs)
         self._send(full, shared, graph.layout, graph.inputs)
         self._stream.submit(graph.replay)
-        self._stream.submit(lambda: out.copy_(graph.logits[: len(out)], non_blocking=True))
+        num_seqs = batch.num_seqs
+        return lambda: graph.logits[:num_seqs]
 
     def _capture(self, shape: DecodeShape) -> _DecodeGraph:
         """A decode step of sequences that are not there, until others are put in their place."""
@@ -261,9 +264,7 @@ class TorchRunner:
         staging = self._staging[0]
         self._staging.reverse()
         staging.copied.synchronize()
-        if len(staging.memory) < layout.num_values:
-            staging.memory = self._stream.host_memory(_power_of_two(layout.num_values), torch.int32)
-        source = staging.memory[: layout.num_values]
+        source = staging.memory.rows(layout.num_values).view(-1)
         layout.write(batch, shared, source.numpy())
         self._stream.submit(lambda: to.copy_(source, non_blocking=True))
         staging.copied = self._stream.mark()
@@ -271,29 +272,11 @@ class TorchRunner:
     def _device_memory(self, layout: StepLayout) -> Tensor:
         return torch.empty(layout.num_values, dtype=torch.int32, device=self._placement.device)
 
-    def _host_logits(self, num_rows: int) -> Tensor:
-        """[num_rows, V] of the host."""
-        vocab_size = self.config.vocab_size
-        if len(self._logits) < num_rows * vocab_size:
-            room = _power_of_two(num_rows) * vocab_size
-            self._logits = self._stream.host_memory(room, torch.float32)
-        return self._logits[: num_rows * vocab_size].view(num_rows, vocab_size)
-
 
 def _num_decodes(batch: StepBatch) -> int:
     """Sequences at the front that have one token in the step."""
     longer = np.flatnonzero(np.diff(batch.query_start) > 1)
     return int(longer[0]) if len(longer) else batch.num_seqs
-
-
-def _waited_for(mark: Mark, logits: Tensor) -> NDArray[np.float32]:
-    mark.synchronize()
-    out: NDArray[np.float32] = logits.numpy()
-    return out
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
 
 
 def load(checkpoint: Checkpoint, device: str, config: EngineConfig) -> TorchRunner:
@@ -314,6 +297,7 @@ def load(checkpoint: Checkpoint, device: str, config: EngineConfig) -> TorchRunn
         quantization=quantization,
         has_graphs=config.cuda_graphs and ops.only_launches,
         finds_shared=has_kernels,
+        draws=has_kernels,
     )
     return TorchRunner(checkpoint, ops, placement, HostStream() if on_cpu else CudaStream())
 

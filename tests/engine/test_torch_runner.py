@@ -93,8 +93,9 @@ def runner_of(
     *,
     has_graphs: bool = True,
     quantization: Quantization = "none",
+    draws: bool = False,
 ) -> TorchRunner:
-    placement = Placement(CPU, torch.float32, quantization, has_graphs)
+    placement = Placement(CPU, torch.float32, quantization, has_graphs, draws=draws)
     return TorchRunner(checkpoint, TorchOps(), placement, stream)
 
 
@@ -177,12 +178,13 @@ def test_the_cpu_packs_only_when_told_to(
     assert isinstance(runner._decoder.embed.weight, QuantWeight) == is_packed
 
 
-def test_the_host_waits_for_no_copy(checkpoints: dict[str, Checkpoint]) -> None:
+@pytest.mark.parametrize("draws", [False, True])
+def test_the_host_waits_for_no_copy(draws: bool, checkpoints: dict[str, Checkpoint]) -> None:
     checkpoint, stream = checkpoints["llama"], Watched()
-    engine = engine_of(runner_of(checkpoint, stream), checkpoint)
+    engine = engine_of(runner_of(checkpoint, stream, draws=draws), checkpoint)
     with Copies(stream.shared) as copies:
         generate(engine, prompts_of(engine.tokenizer.vocab_size)[:3])
-    assert len(copies.waited) > 2 * stream.num_captured  # arrays there, logits back
+    assert len(copies.waited) > 2 * stream.num_captured  # arrays there, logits or tokens back
     assert not any(copies.waited)
 
 
@@ -212,5 +214,7 @@ def test_a_gpu_runs_kernels_and_captures_what_only_launches(
     has_kernels = dtype != torch.float32
     assert isinstance(ops, kernels) == has_kernels
     assert placement == Placement(
-        torch.device("cuda"), dtype, config.quantization, has_graphs, finds_shared=has_kernels
+        *(torch.device("cuda"), dtype, config.quantization, has_graphs),
+        finds_shared=has_kernels,
+        draws=has_kernels,
     )

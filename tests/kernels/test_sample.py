@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from gpu_kernels import drawn_inputs
 from hypothesis import given
 from hypothesis import strategies as st
-from naive_sampler import chances
+from naive_sampler import chances, log_softmax
 from torch import Tensor
 
 from picert.errors import ConfigError
-from picert.kernels.sample import SamplingRows, sample
+from picert.kernels.ops import Ops, SamplingRows
+from picert.kernels.sample import sample
+from picert.kernels.torch_ops import TorchOps
+from picert.kernels.triton_ops import TritonOps
 from picert.messages import SamplingParams
 
 ROUNDING = 1e-5  # of a cumulative chance in fp32, against float64
+BOTH: tuple[Ops, ...] = (TritonOps(), TorchOps())
 
 
 def rows_of(params: list[SamplingParams], uniform: list[float]) -> SamplingRows:
@@ -76,9 +82,11 @@ def test_draw_is_where_the_cumulative_chances_say(  # noqa: PLR0913 - what hypot
     logits = random_logits(2, vocab, seed, step=0.25)
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     uniform = torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()
-    tokens = sample(logits.to(device), on(device, rows_of([params] * 2, uniform)))
-    for row, token in enumerate(tokens.tolist()):
-        assert_drawn(token, logits[row], params, uniform[row])
+    rows = on(device, rows_of([params] * 2, uniform))
+    for ops in BOTH:
+        tokens, _ = ops.sample(logits.to(device), rows)
+        for row, token in enumerate(tokens.tolist()):
+            assert_drawn(token, logits[row], params, uniform[row])
 
 
 def test_rows_do_not_depend_on_their_neighbours(device: torch.device) -> None:
@@ -89,10 +97,12 @@ def test_rows_do_not_depend_on_their_neighbours(device: torch.device) -> None:
         SamplingParams(temperature=0.7, top_p=0.8),
         SamplingParams(temperature=1.5, min_p=0.1),
     ]
-    together = sample(logits, on(device, rows_of(params, [0.5] * 4)))
+    together, logprobs = sample(logits, on(device, rows_of(params, [0.5] * 4)))
     for row in range(4):
-        alone = sample(logits[row : row + 1], on(device, rows_of(params[row : row + 1], [0.5])))
-        assert int(alone[0]) == int(together[row])
+        rows = on(device, rows_of(params[row : row + 1], [0.5]))
+        token, logprob = sample(logits[row : row + 1], rows)
+        assert int(token) == int(together[row])
+        assert float(logprob) == float(logprobs[row])
     assert int(together[0]) == int(logits[0].argmax())
 
 
@@ -103,27 +113,32 @@ def test_ends_of_the_range_give_the_ends_of_what_is_kept(
     logits = torch.full((1, 1500), -100.0)
     logits[0, [7, 1100, 1400]] = torch.tensor([1.0, 2.0, 1.0])
     params = SamplingParams(temperature=1.0, top_k=3)
-    (token,) = sample(logits.to(device), on(device, rows_of([params], [uniform]))).tolist()
-    assert token == (7 if uniform == 0.0 else 1400)
+    token, _ = sample(logits.to(device), on(device, rows_of([params], [uniform])))
+    assert int(token) == (7 if uniform == 0.0 else 1400)
 
 
 def test_ties_at_the_border_of_top_p_go_by_id(device: torch.device) -> None:
     logits = torch.zeros(1, 2000)
-    params = SamplingParams(temperature=1.0, top_p=0.0015)  # of 2,000 equal ones: three
+    params = SamplingParams(temperature=1.0, top_p=0.0014)  # of 2,000 equal ones: three
     last = 1.0 - 2.0**-24
-    (token,) = sample(logits.to(device), on(device, rows_of([params], [last]))).tolist()
-    assert token == 2
+    for ops in BOTH:
+        token, _ = ops.sample(logits.to(device), on(device, rows_of([params], [last])))
+        assert int(token) == 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_not_finite_have_no_token(device: torch.device, value: float) -> None:
     logits = torch.zeros(2, 50)
     logits[0, 3] = value
-    for temperature in (0.0, 1.0):
-        rows = rows_of([SamplingParams(temperature=temperature)] * 2, [0.0] * 2)
-        assert sample(logits.to(device), on(device, rows)).tolist() == [-1, 0]
-    nothing = torch.full((1, 50), float("-inf"), device=device)
-    assert sample(nothing, on(device, rows_of([SamplingParams()], [0.5]))).tolist() == [-1]
+    for ops in BOTH:
+        for temperature in (0.0, 1.0):
+            rows = on(device, rows_of([SamplingParams(temperature=temperature)] * 2, [0.0] * 2))
+            token_ids, logprobs = ops.sample(logits.to(device), rows)
+            assert token_ids.tolist() == [-1, 0]
+            assert float(logprobs[1]) == pytest.approx(-math.log(50))
+        nothing = torch.full((1, 50), float("-inf"), device=device)
+        token_ids, _ = ops.sample(nothing, on(device, rows_of([SamplingParams()], [0.5])))
+        assert token_ids.tolist() == [-1]
 
 
 def test_other_dtypes_are_refused(device: torch.device) -> None:
@@ -139,6 +154,35 @@ def test_tokens_that_tie_with_the_last_of_the_top_k_are_all_in(device: torch.dev
     assert len(kept) > 10
     uniform = [(i + 0.5) / 12 for i in range(12)]
     rows = on(device, rows_of([params] * 12, uniform))
-    drawn = sample(logits.expand(12, -1).contiguous().to(device), rows).tolist()
-    assert set(drawn) <= kept
-    assert max(drawn) > sorted(kept)[len(kept) // 2]
+    for ops in BOTH:
+        token_ids, _ = ops.sample(logits.expand(12, -1).contiguous().to(device), rows)
+        drawn = token_ids.tolist()
+        assert set(drawn) <= kept
+        assert max(drawn) > sorted(kept)[len(kept) // 2]
+
+
+def test_numbers_spread_evenly_give_each_token_its_chance(device: torch.device) -> None:
+    count = 64
+    params = SamplingParams(temperature=0.8, top_p=0.9)
+    logits = random_logits(1, 12, 5, step=0.01)
+    rows = on(device, rows_of([params] * count, [(i + 0.5) / count for i in range(count)]))
+    for ops in BOTH:
+        token_ids, _ = ops.sample(logits.expand(count, -1).contiguous().to(device), rows)
+        shares = np.bincount(token_ids.cpu().numpy(), minlength=12) / count
+        np.testing.assert_allclose(shares, chances(logits[0].numpy(), params), atol=1.01 / count)
+
+
+def test_log_probability_is_the_models_own(device: torch.device) -> None:
+    """Whatever the temperature and the cuts; over several blocks, with tokens that cannot come."""
+    logits = random_logits(3, 2500, 9, step=0.001)
+    logits[:, :1100] = float("-inf")
+    params = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.7),
+        SamplingParams(temperature=0.6, top_k=4),
+    ]
+    rows = on(device, rows_of(params, [0.3, 0.6, 0.9]))
+    for ops in BOTH:
+        token_ids, logprobs = ops.sample(logits.to(device), rows)
+        wanted = [log_softmax(logits[row].numpy())[token] for row, token in enumerate(token_ids)]
+        np.testing.assert_allclose(logprobs.cpu().numpy(), wanted, atol=1e-5)

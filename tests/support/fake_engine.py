@@ -9,15 +9,15 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
+from picert.engine.draws import Draws, StepOutput
 from picert.engine.engine import Engine
-from picert.engine.runner import ModelIdentity
+from picert.engine.runner import ModelIdentity, PendingStep
 from picert.messages import ChatMessage
 from picert.models.config import ModelConfig
 
@@ -60,6 +60,7 @@ class FakeRunner:
     )
     kv_bytes_per_token = 4
     team = None
+    can_draw = False
 
     def __init__(self, logits_of: Callable[[Sequence[int]], NDArray[np.float32]] = logits_after):
         self.logits_of = logits_of
@@ -75,9 +76,9 @@ class FakeRunner:
         """Enough for anything."""
         return 1 << 30
 
-    def launch(self, batch: StepBatch) -> Callable[[], NDArray[np.float32]]:
+    def launch(self, batch: StepBatch, draws: Draws | None = None) -> PendingStep:
         """Made when the logits are asked for."""
-        return partial(self.run, batch)
+        return lambda: StepOutput(self.run(batch))
 
     def run(self, batch: StepBatch) -> NDArray[np.float32]:
         """Logits [L, VOCAB_SIZE]."""

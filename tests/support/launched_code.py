@@ -25,9 +25,9 @@ from triton.runtime.jit import create_function_from_signature
 from picert.kernels.devices import H100
 from picert.kernels.launch import Config, Kernel
 from picert.kernels.machine_code import source_of
-from picert.kernels.ops import AttentionMeta
+from picert.kernels.ops import AttentionMeta, SamplingRows
 from picert.kernels.quant_weight import OUTPUT_UNIT, WORDS, QuantWeight, groups_of_chunk
-from picert.kernels.sample import SamplingRows, sample
+from picert.kernels.sample import sample
 from picert.kernels.shared_prefix import Bounds, SharedPrefixes
 from picert.kernels.triton_ops import TritonOps
 from picert.models.config import ModelConfig

@@ -243,6 +243,8 @@ async def rage(net: Network, seconds: float, seed: int) -> Report:
     await net.wait_for_edges()
     if net.cloud.returncode is not None or net.cloud.pid != pid:
         report.faults.append("the cloud ended")
+    unseen = {"direct", "sketch", "edge_only"} - report.routes.keys()
+    report.faults += [f"no answer came by route {route}" for route in sorted(unseen)]
     await _check_tables(net, report)
     await _check_quiet(net, report)
     return report

@@ -24,6 +24,7 @@ from picert.engine.runner import ModelIdentity
 from picert.messages import ChatMessage
 from picert.models.chat_template import ChatTemplate
 from picert.models.config import ModelConfig
+from picert.pice.prompts import PromptTemplate, load_prompts
 
 _TEXTS = {
     "Walk daily in a park": "Green trees and fresh air lower the pulse after ten minutes.",
@@ -41,11 +42,22 @@ _TEXTS = {
 }
 POINTS = tuple(_TEXTS)
 _TURN, _SAID, _REPLY = "\x02", "\x1f", "\x03"
-_POINT = re.compile(r"Question: (.*)\nPoint: (.*)")
-_PLAN = re.compile(r"(.*) \(at most \d+ points\)")
+_PROMPTS = load_prompts()
 _UNIT = re.compile(r" ?[A-Za-z]+|.", re.S)
 END = 0
 _FIRST_WORD = 257  # before it: the end, and a token for each byte
+
+
+def _asks(template: PromptTemplate, **fields: str) -> re.Pattern[str]:
+    """The last turn of a prompt; `fields` are what its fields are read as."""
+    pattern = re.escape(template.messages[-1].content.strip())
+    for name, of in fields.items():
+        pattern = pattern.replace(re.escape(f"{{{name}}}"), of)
+    return re.compile(pattern)
+
+
+_POINT = _asks(_PROMPTS.expand_template, question="(.*)", line="(.*)")
+_PLAN = _asks(_PROMPTS.sketch_template, question="(.*)", max_points=r"\d+")
 
 
 def question(number: int) -> str:

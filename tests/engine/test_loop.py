@@ -72,9 +72,12 @@ async def test_streams_of_many_requests_are_their_own(make: Make) -> None:
 
 
 async def test_outputs_that_nobody_fetched_yet_come_as_one(make: Make) -> None:
-    loop = make()
+    runner = paused()
+    loop = make(runner)
+    runner.gate.release()
     async with aclosing(loop.stream("x", [1], FOREVER)) as stream:
         first = await anext(stream)
+        runner.gate.release(10**4)
         while loop.num_requests:  # this event loop is busy elsewhere
             time.sleep(0.001)
         rest = [output async for output in stream]
@@ -86,10 +89,13 @@ async def test_outputs_that_nobody_fetched_yet_come_as_one(make: Make) -> None:
 
 
 async def test_closing_the_iterator_aborts(make: Make) -> None:
-    loop = make()
+    runner = paused()
+    loop = make(runner)
+    runner.gate.release()
     async with aclosing(loop.stream("x", [1], FOREVER)) as stream:
         async for _ in stream:
             break
+    runner.gate.release(10**4)
     await drained(loop)
     assert loop.stats().finished["cancelled"] == 1
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from gpu_kernels import drawn_inputs
+from gpu_kernels import drawn_inputs, far_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from naive_sampler import chances, log_softmax
@@ -139,6 +139,17 @@ def test_rows_that_are_not_finite_have_no_token(device: torch.device, value: flo
         nothing = torch.full((1, 50), float("-inf"), device=device)
         token_ids, _ = ops.sample(nothing, on(device, rows_of([SamplingParams()], [0.5])))
         assert token_ids.tolist() == [-1]
+
+
+def test_rows_may_lie_beyond_two_to_the_31(device: torch.device) -> None:
+    logits = random_logits(3, 50, seed=5, step=0.01)
+    far = far_rows(3, 50, device, torch.float32)
+    far.copy_(logits)
+    rows = on(device, rows_of([SamplingParams(temperature=0.8, top_k=20)] * 3, [0.1, 0.5, 0.9]))
+    near_ids, near_logprobs = sample(logits.to(device), rows)
+    ids, logprobs = sample(far, rows)
+    assert torch.equal(ids, near_ids)
+    assert torch.equal(logprobs, near_logprobs)
 
 
 def test_other_dtypes_are_refused(device: torch.device) -> None:

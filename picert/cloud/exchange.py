@@ -23,11 +23,11 @@ from picert.cloud import sse
 from picert.cloud.asking import Defaults
 from picert.cloud.feed import Feed, IndexedEvent, Whole, unless_left
 from picert.cloud.openai_response import edges
-from picert.engine import streaming as engine
 from picert.errors import Cancelled, InvalidRequest, ModelNotFound, PicertError
 from picert.log import get_logger
 from picert.messages import (
     AnswerEvent,
+    ChatMessage,
     Done,
     Progress,
     Request,
@@ -54,14 +54,33 @@ class Template(Protocol):
     source: str | None
 
 
-class Tokens(engine.Tokens, Protocol):
-    """The served model's tokenizer, as the API wants it beyond what the engine does."""
+class Tokens(Protocol):
+    """The served model's tokenizer."""
 
     vocab_size: int
 
     @property
     def chat_template(self) -> Template:
         """How conversations are written; None in it where there is none."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text."""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a raw prompt."""
+
+    def encode_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        prefill: str = "",
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[int]:
+        """Ids of a conversation. Raises InvalidRequest."""
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of ids. Raises InvalidRequest."""
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token stands for."""

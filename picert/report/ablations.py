@@ -1,4 +1,4 @@
-"""What each part of pice gains where it matters: pice beside pice without it, on the same edges,
+"""What each part of pice gains where it matters: pice beside pice without it, on the same system,
 under the same load."""
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def ablations(rows: Sequence[Row]) -> list[Ablation]:
 
 
 def _place(row: Row) -> tuple[object, ...]:
-    return row.classes, row.load, row.edges
+    return row.system, row.classes, row.load
 
 
 def _ablation(pair: tuple[Row, Row]) -> Ablation:

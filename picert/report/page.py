@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from picert.report.ablations import HEAD, Ablation, ablations
-from picert.report.rows import Row
+from picert.report.rows import Row, told_apart
 from picert.report.targets import Target
 
 _STYLE = """
@@ -110,8 +110,10 @@ def _ablations_table(found: Sequence[Ablation]) -> str:
 def _figures_table(rows: Sequence[Row]) -> str:
     head = ("mode", "load", "classes", "from", *(name for name, _, _ in _FIGURES), "routes")
     lines = []
+    systems = told_apart(rows)
     for row in rows:
-        origin = "simulation" if row.is_simulated else "measurement"
+        kind = "simulation" if row.is_simulated else "measurement"
+        origin = f"{kind}: {systems[row.system]}" if systems[row.system] else kind
         numbers = [_number(row.number(*path), digits) for _, path, digits in _FIGURES]
         routes = ", ".join(f"{name} {share}" for name, share in row.table("routes").items())
         lines.append(_cells("td", (row.mode, row.load, row.classes, origin, *numbers, routes)))

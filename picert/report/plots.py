@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from picert.report.ablations import WITHOUT, Ablation, ablations
 from picert.report.page import Plot
-from picert.report.rows import Row, find, modes_of, on_one_system
+from picert.report.rows import Row, find, modes_of, on_one_system, told_apart
 
 _COLOURS = (
     *("#4c566a", "#d08770", "#b48ead", "#a3be8c", "#5e81ac", "#bf616a"),
@@ -27,15 +28,20 @@ def plots_of(rows: Sequence[Row]) -> list[Plot]:
     found: list[Plot | None] = []
     for classes in dict.fromkeys(row.classes for row in measured):
         every = [row for row in measured if row.classes == classes]
-        of = [row for row in on_one_system(every) if not row.mode.startswith(WITHOUT)]
-        found += [
-            _throughput(of, classes),
-            _latency(of, classes),
-            _crossover(of, classes),
-            _quality(of, classes),
-            _ablations(every, classes),
-        ]
+        one = on_one_system(every)
+        of = [row for row in one if not row.mode.startswith(WITHOUT)]
+        plots = (_throughput(of, classes), _latency(of, classes), _crossover(of, classes))
+        apart = told_apart(every)[one[0].system]
+        found += [_of_system(plot, apart) for plot in (*plots, _quality(of, classes))]
+        found.append(_ablations(every, classes))
     return [plot for plot in found if plot is not None]
+
+
+def _of_system(plot: Plot | None, apart: str) -> Plot | None:
+    """With the words that tell its system from others, where there are any."""
+    if plot is None or not apart:
+        return plot
+    return replace(plot, caption=f"{plot.caption} Of {apart} alone.")
 
 
 def _throughput(rows: Sequence[Row], classes: str) -> Plot | None:

@@ -11,8 +11,14 @@ from typing import Any
 
 from picert.errors import ConfigError
 
-_Key = tuple[bool, str, str, str, tuple[str, ...]]
+System = tuple[tuple[str, str], ...]  # names and values
+_Place = tuple[str, str, str, tuple[str, ...]]
 BENCHES = ("pice", "simulate")
+# What may set two systems, or two runs of them, apart. A line tells what its benchmark has of it.
+_SETTING = (
+    *("bench", "cloud_model", "edge_models", "edges", "edges_per_host", "cpus_cloud", "cpus_edge"),
+    *("link_rtt_ms", "loss", "churn_per_hour", "clients", "max_tokens", "tokens_per_event", "seed"),
+)
 _ORDER = ("direct", "edge_only", "router", "sot", "static", "pice")  # of modes, then the others
 
 
@@ -42,6 +48,19 @@ class Row:
         """Names of the edges' models, an edge each; empty where they are not told."""
         names = self.fields.get("edge_models")
         return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    @property
+    def system(self) -> System:
+        """What it was measured on, as far as that is told, its benchmark first: only rows of one
+        system can be compared with each other."""
+        told = {name: self.fields[name] for name in _SETTING if name in self.fields}
+        words = {**told, "edge_models": " ".join(self.edges)} if self.edges else told
+        return tuple((name, str(value)) for name, value in words.items())
+
+    @property
+    def place(self) -> _Place:
+        """Which cell it is, on whatever system: all that a line of scores tells."""
+        return self.classes, self.load, self.mode, self.edges
 
     @property
     def is_simulated(self) -> bool:
@@ -79,27 +98,34 @@ class Row:
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """The rows of all files, of each cell the last; lines of other benchmarks are left out. What
-    answers were worth may be in lines of its own, and is then put to its cell. Raises ConfigError
-    for a file that cannot be read, is not JSON lines, or if no row is left."""
-    cells: dict[_Key, Row] = {}
-    quality: dict[_Key, Row] = {}
+    """The rows of all files, of each cell on each system the last; lines of other benchmarks are
+    left out. What answers were worth may be in lines of its own, which tell no system, and is then
+    put to the last of its cells. Raises ConfigError for a file that cannot be read, is not JSON
+    lines, or if no row is left."""
+    cells: dict[tuple[System, _Place], Row] = {}
+    quality: dict[_Place, Row] = {}
     names = []
     for path in paths:
         names.append(str(path))
         for number, line in enumerate(_lines(path), start=1):
             row = _row(path, number, line)
-            if row is not None:
-                key = (row.is_simulated, row.classes, row.load, row.mode, row.edges)
-                found = quality if row.fields.get("of") == "quality" else cells
-                found.pop(key, None)
-                found[key] = row
+            if row is None:
+                continue
+            if row.fields.get("of") == "quality":
+                quality[row.place] = row
+                continue
+            cells.pop((row.system, row.place), None)  # so that it is the last one
+            cells[row.system, row.place] = row
     if not cells and not quality:
         raise ConfigError(
             f"{', '.join(names)}: no line of bench_pice.py: run it with --json and keep its output"
         )
-    for key, row in quality.items():
-        cells[key] = _with_quality(cells[key], row) if key in cells else row
+    last = {row.place: key for key, row in cells.items() if not row.is_simulated}
+    for place, row in quality.items():
+        if place in last:
+            cells[last[place]] = _with_quality(cells[last[place]], row)
+        else:
+            cells[row.system, place] = row
     return list(cells.values())
 
 
@@ -112,10 +138,25 @@ def _with_quality(cell: Row, quality: Row) -> Row:
 
 
 def on_one_system(rows: Sequence[Row]) -> list[Row]:
-    """The rows of those edges that most rows are of: only they can be compared with each other."""
-    counts = Counter(row.edges for row in rows)
-    most = max(counts, key=lambda edges: counts[edges], default=())
-    return [row for row in rows if row.edges == most]
+    """The rows of that system which most are of, a measured one where there is any."""
+    counts = Counter((not row.is_simulated, row.system) for row in rows)
+    best = max(counts, key=lambda key: (key[0], counts[key]), default=None)
+    return [row for row in rows if best is not None and row.system == best[1]]
+
+
+def told_apart(rows: Sequence[Row]) -> dict[System, str]:
+    """Each system among the rows in words: what is not the same of all of its benchmark's."""
+    systems = dict.fromkeys(row.system for row in rows)
+    num_systems = Counter(bench for bench, *_ in systems)
+    num_alike = Counter((bench, pair) for bench, *pairs in systems for pair in pairs)
+    return {
+        system: ", ".join(
+            f"{name} {value}"
+            for name, value in system[1:]
+            if num_alike[system[0], (name, value)] < num_systems[system[0]]
+        )
+        for system in systems
+    }
 
 
 def modes_of(rows: Iterable[Row]) -> list[str]:

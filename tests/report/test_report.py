@@ -16,7 +16,7 @@ from picert.report.ablations import ablations
 from picert.report.bootstrap import difference_of_means, ratio_of_medians, ratio_of_rates
 from picert.report.page import page
 from picert.report.plots import plots_of
-from picert.report.rows import Row, modes_of, on_one_system, read_rows
+from picert.report.rows import Row, modes_of, on_one_system, read_rows, told_apart
 from picert.report.targets import Target, targets
 
 SCORES = {"direct": 70.0, "router": 60.0, "sot": 68.0, "static": 66.0, "pice": 67.0}
@@ -91,6 +91,41 @@ def test_cells_on_other_edges_are_other_cells(tmp_path: Path) -> None:
     cells = [line("pice", edge_models=["a", "b"]), line("pice", edge_models=["a+b"])]
     found = read_rows([write(tmp_path / "rows", [*cells, line("direct", edge_models=["a", "b"])])])
     assert [row.edges for row in on_one_system(found)] == [("a", "b"), ("a", "b")]
+
+
+def test_simulated_rows_that_differ_in_edges_delay_or_seed_are_all_kept(tmp_path: Path) -> None:
+    def simulated(**more: Any) -> dict[str, Any]:
+        same = {"edges": 10, "link_rtt_ms": 0.0, "seed": 0, "edge_models": ["small"]}
+        return {**line("pice"), "bench": "simulate", **same, **more}
+
+    cells = [simulated(), simulated(edges=100), simulated(link_rtt_ms=50.0), simulated(seed=1)]
+    again = simulated(edges=100, requests_per_min=7.0)
+    found = read_rows([write(tmp_path / "rows", [*cells, again])])
+    assert [row.number("requests_per_min") for row in found].count(7.0) == 1
+    assert sorted(told_apart(found).values()) == [
+        "edges 10, link_rtt_ms 0.0, seed 0",
+        "edges 10, link_rtt_ms 0.0, seed 1",
+        "edges 10, link_rtt_ms 50.0, seed 0",
+        "edges 100, link_rtt_ms 0.0, seed 0",
+    ]
+    text = page(found, [], plots_of(found))
+    assert all(words in text for words in told_apart(found).values())
+
+
+def test_measured_rows_are_compared_before_simulated_ones_however_many() -> None:
+    simulated = [{**line(mode), "bench": "simulate", "edges": 1} for mode in SCORES]
+    measured = [line("direct"), line("pice")]
+    found = rows(*simulated, *measured)
+    assert on_one_system(found) == found[-2:]
+    assert on_one_system([]) == []
+
+
+def test_scores_in_lines_of_their_own_go_to_the_last_cell_of_their_place(tmp_path: Path) -> None:
+    near, far = line("pice", link_rtt_ms=0.0), line("pice", link_rtt_ms=50.0)
+    quality = {**line("pice"), "of": "quality", "checklist_score": {"mean": 50.0}}
+    found = read_rows([write(tmp_path / "rows", [quality, far, near])])
+    scores = {row.fields["link_rtt_ms"]: row.number("checklist_score", "mean") for row in found}
+    assert scores == {50.0: SCORES["pice"], 0.0: 50.0}
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ MAX_KERNEL_LINES = 120  # in kernels/
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
 # Unit -> what of picert it may import. A unit is a package or a module; the longest match counts.
-BASE = {"errors"}
+BASE = {"errors", "patience"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "patience": set(),
     "messages": {"errors"},
     "config": BASE,
     "log": BASE,
@@ -67,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The same for packages of others. "stdlib" is always allowed.
 THIRD_PARTY: dict[str, set[str]] = {
     "errors": set(),
+    "patience": set(),
     "messages": {"msgspec"},
     "config": {"pydantic", "tomli"},
     "log": set(),

@@ -14,6 +14,7 @@ from pice.plan import Classes, Plan, Task
 from pice.rows import Cell, Row
 from pice.system import run_until_told, running
 from picert.errors import ConfigError, PicertError
+from picert.patience import within
 from picert.simulate.load import LoadGenerator, LoadResult
 
 _EXPECTED_SHARE = 0.7  # of max_tokens that an answer uses
@@ -50,7 +51,7 @@ class Bench:
         if task.load.is_poisson and self._direct_per_min.get(task.classes) is None:
             return {**task.head(), "skipped": "direct's saturated rate is not known"}
         try:
-            measuring = asyncio.wait_for(self._measure(task), left_s)
+            measuring = within(left_s, self._measure(task))
             result, link_bytes = run_until_told(measuring)
         except asyncio.TimeoutError:
             return {**task.head(), "skipped": "the time of --max-minutes ended it"}

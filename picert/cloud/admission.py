@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from picert.errors import Draining, QueueFull
+from picert.patience import within
 
 
 class Admission:
@@ -64,5 +65,5 @@ class Admission:
     async def wait_idle(self, timeout_s: float) -> bool:
         """Until nobody is inside; False after `timeout_s`."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await within(timeout_s, self._idle.wait())
         return not self._num_inside

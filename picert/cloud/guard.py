@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from picert.cloud import sse
 from picert.cloud.keys import Keys
 from picert.errors import Forbidden, PicertError, RequestTimeout, Unauthorized
+from picert.patience import within
 
 OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})
 BODY_TIMEOUT_S = 30.0  # from the head of a request to the last byte of its body
@@ -89,7 +90,7 @@ class _TimelyBody:
             return await self._receive()
         left_s = self._ends_at - asyncio.get_running_loop().time()
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.0, left_s))
+            message = await within(max(0.0, left_s), self._receive())
         except asyncio.TimeoutError:
             raise RequestTimeout(
                 f"the body was not complete after {self._timeout_s:g} s: send it faster"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from picert.errors import PicertError
+from picert.patience import within
 
 _STOP_S = 10.0  # from SIGTERM to SIGKILL
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Child:
         """
         assert self.process.stdout is not None
         try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), timeout_s)
+            line = await within(timeout_s, self.process.stdout.readline())
         except asyncio.TimeoutError:
             raise PicertError(
                 f"{self.name} was not ready after {timeout_s:.0f} s: its log is {self.log}"
@@ -65,7 +66,7 @@ class Child:
         """Waits for a child that ends by itself. Raises PicertError if it fails, or not in time."""
         assert self.process.stdout is not None
         try:  # what it prints is read, or a full pipe would hold it
-            await asyncio.wait_for(self.process.stdout.read(), timeout_s)
+            await within(timeout_s, self.process.stdout.read())
         except asyncio.TimeoutError:
             raise PicertError(
                 f"{self.name} was not done after {timeout_s:.0f} s: its log is {self.log}"
@@ -88,7 +89,7 @@ class Child:
                 return
             self.process.send_signal(number)
             try:
-                await asyncio.wait_for(self.process.wait(), patience_s)
+                await within(patience_s, self.process.wait())
             except asyncio.TimeoutError:
                 continue
 

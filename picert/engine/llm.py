@@ -18,7 +18,7 @@ from picert.config import EngineConfig, build
 from picert.engine.engine import Engine, load_engine
 from picert.engine.scoring import Span
 from picert.engine.sequence import Output
-from picert.errors import InvalidRequest
+from picert.errors import InvalidRequest, QueueFull
 from picert.messages import ChatMessage, FinishReason, SamplingParams, TokenLogprob
 
 TokenIds = Sequence[int]
@@ -73,9 +73,8 @@ class LLM:
         collected: list[list[Output]] = [[] for _ in many]
         try:
             while queue or live:
-                while queue and self._engine.num_requests < self._engine.max_num_requests:
-                    place, prompt = queue.popleft()
-                    live[self._add(prompt, params)] = place
+                while queue and (request_id := self._admit(queue[0][1], params, bool(live))):
+                    live[request_id] = queue.popleft()[0]
                 self._step()
                 for request_id in [*live]:
                     outputs = self._take(request_id)
@@ -147,6 +146,17 @@ class LLM:
         self._engine.add(request_id, prompt, params or SamplingParams())
         self._inbox[request_id] = []
         return request_id
+
+    def _admit(
+        self, prompt: str | TokenIds, params: SamplingParams | None, may_wait: bool
+    ) -> str | None:
+        """The request's id; None where the engine's queue has no room for it yet."""
+        try:
+            return self._add(prompt, params)
+        except QueueFull:
+            if not may_wait:  # others than ours fill the queue: nothing here would make room
+                raise
+            return None
 
     def _step(self) -> None:
         for output in self._engine.step():

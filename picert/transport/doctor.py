@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from picert.config import LinkConfig
 from picert.errors import ProtocolError, Unavailable
 from picert.messages import Failure, Probe
+from picert.patience import within
 from picert.transport import codec, sockets
 from picert.transport.handshake import NO_WELCOME, NOTHING_THERE, Handshakes
 from picert.transport.keys import PeerKeys, peer_keys
@@ -63,7 +64,7 @@ async def _reach(address: str) -> str:
         else asyncio.open_connection(*place)
     )
     try:
-        _, writer = await asyncio.wait_for(opening, PATIENCE_S)
+        _, writer = await within(PATIENCE_S, opening)
     except names.gaierror:
         raise Unavailable(f"address: the name in {address} is not known on this machine") from None
     except asyncio.TimeoutError:
@@ -91,7 +92,7 @@ async def _shake_hands(handshakes: Handshakes, keys: PeerKeys | None) -> str:
         return NOTHING_THERE
 
     try:
-        told = await asyncio.wait_for(outcome(), PATIENCE_S)
+        told = await within(PATIENCE_S, outcome())
     except asyncio.TimeoutError:
         told = "it accepts connections and says nothing: is it a picert-cloud?"
     if told != NO_WELCOME:
@@ -102,7 +103,7 @@ async def _shake_hands(handshakes: Handshakes, keys: PeerKeys | None) -> str:
 async def _probe(socket: sockets.Socket, config: LinkConfig, ours: Probe) -> Probe:
     await socket.send_multipart(codec.encode(ours, config.max_frame_bytes))
     try:
-        frames = await asyncio.wait_for(socket.recv_multipart(), PATIENCE_S)
+        frames = await within(PATIENCE_S, socket.recv_multipart())
         answer = codec.decode(frames, config.max_frame_bytes)
     except asyncio.TimeoutError:
         raise Unavailable("version: the cloud does not answer: is it a picert-cloud?") from None

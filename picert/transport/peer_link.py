@@ -34,6 +34,7 @@ from picert.messages import (
     ToCloud,
     Welcome,
 )
+from picert.patience import within
 from picert.transport import codec, sockets
 from picert.transport.backoff import Backoff
 from picert.transport.events import EdgeEvent, LinkLost, Load
@@ -112,7 +113,7 @@ class PeerLink:
         Raises Unavailable, saying why not yet, after `timeout_s`.
         """
         try:
-            await asyncio.wait_for(self._linked.wait(), timeout_s)
+            await within(timeout_s, self._linked.wait())
         except asyncio.TimeoutError:
             raise Unavailable(
                 f"no welcome from {self._config.address} in {timeout_s:g} s: {self._obstacle}"
@@ -220,7 +221,7 @@ class PeerLink:
     async def _knock(self, socket: sockets.Socket, delay_s: float) -> None:
         """Say Hello as soon as there is a connection; returns after a Welcome or `delay_s`."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._greet(socket), delay_s)
+            await within(delay_s, self._greet(socket))
 
     async def _greet(self, socket: sockets.Socket) -> None:
         await socket.send_multipart(codec.encode(self._hello, self._config.max_frame_bytes))

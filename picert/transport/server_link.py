@@ -33,6 +33,7 @@ from picert.messages import (
     TextDelta,
     Welcome,
 )
+from picert.patience import within
 from picert.transport import codec, sockets
 from picert.transport.events import (
     Peer,
@@ -336,7 +337,7 @@ class ServerLink:
             self._answer(entry.route, Drain(reason))
         if len(self._registry):
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._all_left.wait(), _GOODBYE_S)
+                await within(_GOODBYE_S, self._all_left.wait())
         for entry in self._registry.entries:
             self._registry.remove(entry)
 

@@ -53,6 +53,15 @@ def test_more_prompts_than_the_queue_holds_come_back_in_order(llm: LLM) -> None:
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
 
 
+def test_prompts_of_more_tokens_than_the_queue_holds_come_back_in_order(
+    llm: LLM, model: Path
+) -> None:
+    prompts = [f"prompt number {i} of many" for i in range(12)]
+    with LLM(str(model), runner="torch", kv_tokens=2048, max_num_queued_tokens=30) as narrow:
+        together = narrow.generate(prompts, GREEDY)
+    assert [c.token_ids for c in together] == [c.token_ids for c in llm.generate(prompts, GREEDY)]
+
+
 def test_token_ids_are_prompts_too(llm: LLM) -> None:
     ids = llm.engine.tokenizer.encode_prompt("hello")
     assert llm.generate([ids], GREEDY)[0].token_ids == llm.generate("hello", GREEDY)[0].token_ids

@@ -14,9 +14,15 @@ _JOIN_S = 5.0
 _WARM = ("asyncio_", "ThreadPoolExecutor", "pydevd", "tqdm")  # kept by libraries for the process
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Triton kernels are interpreted, but for `-m gpu`; must be known before triton is imported."""
-    if config.option.markexpr != "gpu":
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Triton kernels are interpreted, but for `-m gpu`; must be known before triton is imported.
+
+    This hook is no option but the first call of all: pytest loads the conftests of the folders that
+    it is given before it configures anything, and some of them import triton.
+    """
+    config = pluginmanager.get_plugin("pytestconfig")
+    assert isinstance(config, pytest.Config)
+    if config.known_args_namespace.markexpr != "gpu":
         os.environ["TRITON_INTERPRET"] = "1"
 
 

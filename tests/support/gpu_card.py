@@ -1,7 +1,4 @@
-"""The card that tests marked `gpu` run on.
-
-Imports no triton: tests/conftest.py tells it whether to interpret only after conftests are loaded.
-"""
+"""The card that tests marked `gpu` run on."""
 
 from __future__ import annotations
 

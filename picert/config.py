@@ -43,6 +43,9 @@ class EngineConfig(_Frozen):
         "auto", description="of floating-point weights when loaded; auto and none keep the file's"
     )
     cuda_graphs: bool = Field(True, description="on a GPU, a decode step is one captured launch")
+    async_scheduling: bool = Field(
+        True, description="on a GPU, a step is launched before the tokens of the last are here"
+    )
     threads: int | None = Field(None, ge=1, description="without it, the cores it may use")
     threads_bind: str = Field(
         "none",

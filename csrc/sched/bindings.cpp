@@ -54,6 +54,11 @@ void append(StepScheduler& scheduler, const std::vector<SeqId>& ids, const std::
   for (size_t i = 0; i < ids.size(); i++) scheduler.append(ids[i], tokens[i]);
 }
 
+void reserve(StepScheduler& scheduler, const std::vector<SeqId>& ids, const std::vector<int32_t>& rows) {
+  PICERT_CHECK(ids.size() == rows.size(), ids.size(), " sequences and ", rows.size(), " rows");
+  for (size_t i = 0; i < ids.size(); i++) scheduler.reserve(ids[i], rows[i]);
+}
+
 std::tuple<int32_t, int32_t, int32_t> schedule(StepScheduler& scheduler) {
   const Step& step = scheduler.schedule();
   return {step.num_seqs, step.num_tokens, step.num_logits};
@@ -134,6 +139,7 @@ void bind_step_scheduler(py::module_& module) {
            py::arg("max_chunk") = ReadLimits().max_chunk)
       .def("remove", &StepScheduler::remove, py::arg("seq_id"))
       .def("append", &append, py::arg("seq_ids"), py::arg("token_ids"))
+      .def("reserve", &reserve, py::arg("seq_ids"), py::arg("rows"))
       .def("schedule", &schedule)
       .def("num_cached_tokens", &StepScheduler::num_cached_tokens, py::arg("seq_id"))
       .def("self_check", &StepScheduler::self_check);

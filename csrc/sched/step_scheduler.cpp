@@ -50,6 +50,8 @@ void StepScheduler::add(SeqId id, std::vector<Token> prompt, int32_t max_len, in
                         ReadLimits read) {
   const auto num_prompt = static_cast<int64_t>(prompt.size());
   PICERT_CHECK(num_prompt >= 1, "the prompt of sequence ", id, " is empty");
+  const Token least = *std::min_element(prompt.begin(), prompt.end());
+  PICERT_CHECK(least >= 0, "the prompt of sequence ", id, " holds token ", least, ", ids start at 0");
   PICERT_CHECK(num_prompt <= max_len, "max_len is ", max_len, ", the prompt alone has ", num_prompt,
                " tokens");
   PICERT_CHECK(max_len <= limits_.max_model_len, "max_len is ", max_len, ", must be at most max_model_len, ",
@@ -86,12 +88,24 @@ bool StepScheduler::remove(SeqId id) {
 }
 
 void StepScheduler::append(SeqId id, Token token) {
-  const auto found = sequences_.find(id);
-  PICERT_CHECK(found != sequences_.end(), "sequence ", id, " does not exist");
-  Sequence& seq = *found->second;
-  PICERT_CHECK(seq.admission != 0 && seq.num_left() == 0, "sequence ", id,
+  PICERT_CHECK(token >= 0, "the token for sequence ", id, " is ", token, ", ids start at 0");
+  Sequence& seq = at(id);
+  if (!seq.has_reserved()) return push(seq, token);
+  seq.tokens.back() = token;
+  if (seq.admission != 0) publish_full_blocks(seq);
+}
+
+void StepScheduler::reserve(SeqId id, int32_t row) {
+  PICERT_CHECK(row >= 0, "the row of sequence ", id, " is ", row, ", must be at least 0");
+  Sequence& seq = at(id);
+  PICERT_CHECK(!seq.has_reserved(), "sequence ", id, " has a place reserved already");
+  push(seq, -1 - row);
+}
+
+void StepScheduler::push(Sequence& seq, Token token) {
+  PICERT_CHECK(seq.admission != 0 && seq.num_left() == 0, "sequence ", seq.id,
                " has tokens that are not computed yet");
-  PICERT_CHECK(static_cast<int32_t>(seq.tokens.size()) < seq.max_len, "sequence ", id,
+  PICERT_CHECK(static_cast<int32_t>(seq.tokens.size()) < seq.max_len, "sequence ", seq.id,
                " is full: it holds its ", seq.max_len, " tokens");
   seq.tokens.push_back(token);
 }
@@ -110,7 +124,7 @@ const Step& StepScheduler::schedule() {
 
 int32_t StepScheduler::num_cached_tokens(SeqId id) const { return std::max(at(id).num_cached, 0); }
 
-const StepScheduler::Sequence& StepScheduler::at(SeqId id) const {
+StepScheduler::Sequence& StepScheduler::at(SeqId id) const {
   const auto found = sequences_.find(id);
   PICERT_CHECK(found != sequences_.end(), "sequence ", id, " does not exist");
   return *found->second;
@@ -191,6 +205,7 @@ void StepScheduler::admit_waiting() {
 // Admitted only if all of its tokens fit, with one block to spare for each running sequence: what they need
 // next. Otherwise the newcomer would be preempted at once by those it squeezed.
 bool StepScheduler::try_admit(Sequence& seq) {
+  PICERT_CHECK(!seq.has_reserved(), "sequence ", seq.id, " waits and its last token is not appended yet");
   match_prefix(seq);
   const auto num_tokens = static_cast<int32_t>(seq.tokens.size());
   const int32_t num_cached = static_cast<int32_t>(matched_.size()) * limits_.block_size;
@@ -279,10 +294,13 @@ void StepScheduler::copy_table(int32_t row, const Sequence& seq) {
 }
 
 // Already at schedule time, so that sequences of one step share: every layer stores the K/V of all tokens of
-// the step before any of them attends.
+// the step before any of them attends. A block that ends with a reserved place has no content to be found by:
+// `append` publishes it.
 void StepScheduler::publish_full_blocks(Sequence& seq) {
   if (!limits_.prefix_caching) return;
-  for (; (seq.num_published + 1) * limits_.block_size <= seq.num_computed; ++seq.num_published) {
+  const auto num_known = static_cast<int32_t>(seq.tokens.size()) - (seq.has_reserved() ? 1 : 0);
+  const int32_t num_tokens = std::min(seq.num_computed, num_known);
+  for (; (seq.num_published + 1) * limits_.block_size <= num_tokens; ++seq.num_published) {
     const Token* tokens = &seq.tokens[static_cast<size_t>(seq.num_published) * limits_.block_size];
     seq.prefix = pool_.publish(seq.blocks[seq.num_published], seq.prefix, tokens);
   }

@@ -72,16 +72,22 @@ class StepScheduler {
   explicit StepScheduler(const SchedulerLimits& limits);
 
   // Queue a sequence that will never hold more than `max_len` tokens. Lower priorities go first. Sequences
-  // share blocks only within one salt. Throws std::invalid_argument if the id is taken, the prompt empty, a
-  // limit no number of tokens or max_len does not fit the cache.
+  // share blocks only within one salt. Throws std::invalid_argument if the id is taken, the prompt empty or
+  // one of its tokens negative, a limit no number of tokens or max_len does not fit the cache.
   void add(SeqId id, std::vector<Token> prompt, int32_t max_len, int32_t priority, uint64_t salt,
            ReadLimits read = {});
 
   // Forget a sequence, whatever its state; false if there is none.
   bool remove(SeqId id);
 
-  // Add the token sampled for a sequence whose tokens have all been computed.
+  // Add the token sampled for a sequence whose tokens have all been computed, or put it in the place reserved
+  // for it.
   void append(SeqId id, Token token);
+
+  // Keep a place for the token of a sequence whose tokens are all computed by a step that still runs. Until
+  // `append` it is negative, -1 - row: whoever runs the next step finds it in that row of what this one
+  // draws.
+  void reserve(SeqId id, int32_t row);
 
   // Decide and fill the next step. Zero sequences means there is nothing to do.
   const Step& schedule();
@@ -118,6 +124,7 @@ class StepScheduler {
     int32_t num_cached = -1;      // at the first admission; -1: before it
 
     int32_t num_left() const { return static_cast<int32_t>(tokens.size()) - num_computed; }
+    bool has_reserved() const { return tokens.back() < 0; }  // only the last can be
     bool before(const Sequence& other) const {
       return priority != other.priority ? priority < other.priority : arrival < other.arrival;
     }
@@ -126,7 +133,8 @@ class StepScheduler {
   int32_t blocks_for(int32_t num_tokens) const {
     return (num_tokens + limits_.block_size - 1) / limits_.block_size;
   }
-  const Sequence& at(SeqId id) const;
+  Sequence& at(SeqId id) const;
+  void push(Sequence& seq, Token token);
   int32_t chunk(const Sequence& seq, int32_t num_left) const;
   void wait(Sequence& seq);
   void leave(Sequence& seq);

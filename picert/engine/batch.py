@@ -15,7 +15,7 @@ class StepBatch:
     """T tokens of S sequences. Views of the scheduler's buffers: valid until its next step."""
 
     seq_ids: tuple[int, ...]  # S
-    token_ids: Int32Array  # [T]
+    token_ids: Int32Array  # [T]; -1 - row: what the step before draws from that row
     positions: Int32Array  # [T]
     slot_mapping: Int32Array  # [T] block_id * block_size + offset
     query_start: Int32Array  # [S + 1] tokens of sequence s are query_start[s] : query_start[s + 1]

@@ -45,6 +45,7 @@ class Draws:
 
     states: Sequence[SamplingState]  # [R]
     is_drawn: NDArray[np.bool_]  # [R]; the others come to the host
+    is_behind: NDArray[np.bool_]  # [R]; a token of the text before this one is not known yet
     vocab_size: int  # tokens that may be drawn: models have logits for more
 
     @property
@@ -68,7 +69,12 @@ class Draws:
         out[1] = [min(p.top_k, self.vocab_size) for p in params]
         floats[2] = np.maximum([p.top_p for p in params], _LEAST)
         floats[3] = [p.min_p for p in params]
-        numbers = [_number(state) if is_drawn else 0.0 for state, is_drawn in self._rows()]
+        numbers = [
+            _number(state, is_behind) if is_drawn else 0.0
+            for (state, is_drawn), is_behind in zip(
+                self._rows(), self.is_behind.tolist(), strict=True
+            )
+        ]
         floats[4] = np.minimum(np.array(numbers, np.float32), _BELOW_ONE)
 
     def join(
@@ -89,17 +95,28 @@ class Draws:
         return zip(self.states, self.is_drawn.tolist(), strict=True)
 
 
-def draws_of(states: Sequence[SamplingState], vocab_size: int, *, can_draw: bool) -> Draws:
-    """Of rows with these states on a device that can draw, or cannot."""
+def draws_of(
+    states: Sequence[SamplingState],
+    vocab_size: int,
+    *,
+    can_draw: bool,
+    is_behind: NDArray[np.bool_] | None = None,
+) -> Draws:
+    """Of rows with these states on a device that can draw, or cannot.
+
+    States that are behind (none if not given) do not count a token that is being drawn. Nothing
+    else in them waits for it: a row that is drawn from once is so for good.
+    """
     is_drawn = np.array([can_draw and state.is_plain for state in states], np.bool_)
-    return Draws(states, is_drawn, vocab_size)
+    is_behind = np.zeros(len(states), np.bool_) if is_behind is None else is_behind
+    return Draws(states, is_drawn, is_behind, vocab_size)
 
 
-def _number(state: SamplingState) -> float:
+def _number(state: SamplingState, is_behind: bool) -> float:
     """The draw that the host would make, from the same stream."""
     if state.params.temperature == 0.0:
         return 0.0
-    return _C.philox_uniform(state.seed, state.core.num_generated)
+    return _C.philox_uniform(state.seed, state.core.num_generated + is_behind)
 
 
 def _recorded(state: SamplingState, token_id: int, logprob: float) -> TokenLogprob | None:

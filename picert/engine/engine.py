@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,10 @@ import numpy as np
 from picert.config import EngineConfig
 from picert.engine.batch import StepBatch
 from picert.engine.checks import check_prompt, check_token_ids
-from picert.engine.draws import Draws, StepOutput, draws_of
+from picert.engine.flights import Flights
 from picert.engine.kv_cache import plan_kv
-from picert.engine.runner import PendingStep, Runner, load_runner
-from picert.engine.sampler import (
-    Masks,
-    Sampler,
-    SamplingState,
-    TokenMask,
-    masks_of,
-    sampling_state,
-)
+from picert.engine.runner import Runner, load_runner
+from picert.engine.sampler import SamplingState, TokenMask, sampling_state
 from picert.engine.scheduler import ReadLimits, Scheduler, limits_of
 from picert.engine.scoring import MAX_CHUNK, Scoring, Span, check_spans
 from picert.engine.sequence import NO_TERMS, Output, Sequence, Terms, Times
@@ -41,18 +33,6 @@ from picert.models.weights import load_checkpoint
 
 logger = get_logger(__name__)
 _READ_ONLY = SamplingParams(temperature=0.0, max_tokens=1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step between its launch and its output."""
-
-    seq_ids: list[int]  # [R] whose next token is wanted
-    draws: Draws  # of the same
-    on_host: list[SamplingState]  # of those whose logits come to the host
-    masks: Masks  # of these
-    pending: PendingStep
-    launch_s: float
 
 
 class Engine:
@@ -84,7 +64,10 @@ class Engine:
         self._clock = clock
         self._scheduler = Scheduler(limits_of(config, self.kv_plan))
         self._scoring = Scoring(self.vocab_size)
-        self._sampler = Sampler(self.vocab_size, runner.team)
+        self._flights = Flights(
+            *(runner, self.vocab_size, self._scoring, self.stats, clock),
+            has_overlap=config.async_scheduling,
+        )
         self._seeds = np.random.default_rng(config.seed)
         self._sequences: dict[str, Sequence] = {}  # live, by request id
         self._by_seq_id: dict[int, Sequence] = {}
@@ -94,7 +77,6 @@ class Engine:
             config.max_num_seqs + config.max_num_queued_reqs, config.max_num_queued_tokens
         )
         self._is_sound = True  # False within a step, so for good once one has raised
-        self._flight: _Flight | None = None
         self._step_started_at = 0.0
 
     # --- requests ---------------------------------------------------------------------------------
@@ -162,8 +144,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Some request is waiting or running."""
-        return bool(self._sequences)
+        """Some request is waiting or running, or a step is under way for one that has ended."""
+        return bool(self._sequences or self._flights)
 
     @property
     def max_model_len(self) -> int:
@@ -201,28 +183,39 @@ class Engine:
         return self.end_step()
 
     def begin_step(self) -> None:
-        """Schedule a step and hand it to the runner, for whom the caller need not wait yet.
+        """Schedule a step and hand it to the runner, for whom the caller need not wait yet; another
+        one, too, where that needs nothing of the first but tokens which lie on a device.
 
         Until `end_step`, which must follow, no request may be added or aborted. Raises as `step`.
         """
         self._check_sound()
         self._is_sound = False
-        started_at = self._clock()
-        batch = self._scheduler.schedule()
-        self._flight = None
-        if batch is not None:
-            self._note_started(batch, started_at)
-            self._flight = self._launch(batch)
-        self._step_started_at = started_at
+        self._step_started_at = self._clock()
+        while self._flights.have_room:
+            self._reserve()
+            batch = self._scheduler.schedule()
+            if batch is None:
+                break
+            self._note_started(batch, self._step_started_at)
+            self._flights.launch(batch, self._sampling)
 
     def end_step(self) -> list[Output]:
-        """Wait for the step that was begun, and sample. Returns and raises as `step`."""
-        flight, self._flight = self._flight, None
-        outputs = [] if flight is None else self._postprocess(flight, self._wait(flight))
+        """Wait for the oldest step that was begun, and sample. Returns and raises as `step`."""
+        outputs = self._postprocess(self._flights.land()) if self._flights else []
         self.stats.record_step(self._clock() - self._step_started_at)
         self._refresh_gauges()
         self._is_sound = True
         return outputs
+
+    def _reserve(self) -> None:
+        """Let whoever gets a token from the step under way, and not its last, go on behind it."""
+        rows = {
+            seq_id: row
+            for row, seq_id in enumerate(self._flights.last_seq_ids)
+            if seq_id in self._by_seq_id and self._by_seq_id[seq_id].num_left > 1
+        }
+        if rows:
+            self._scheduler.reserve([*rows], [*rows.values()])
 
     def _note_started(self, batch: StepBatch, now: float) -> None:
         """Remember when each sequence got its first place in a step: until then it was queued."""
@@ -232,38 +225,16 @@ class Engine:
                 times.started_at = now
                 self._waiting.num_tokens -= len(self._by_seq_id[seq_id].prompt_ids)
 
-    def _launch(self, batch: StepBatch) -> _Flight:
-        """Begin the step; what sampling needs besides logits is made while a GPU computes them."""
-        rows = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
-        states = [self._sampling[seq_id] for seq_id in rows]
-        draws = draws_of(states, self.vocab_size, can_draw=self._runner.can_draw)
-        started_at = self._clock()
-        pending = self._runner.launch(self._scoring.extend(batch), draws)
-        launch_s = self._clock() - started_at
-        on_host = draws.on_host
-        return _Flight(rows, draws, on_host, masks_of(on_host), pending, launch_s)
-
-    def _wait(self, flight: _Flight) -> StepOutput:
-        """What came of the step; logits of scored tokens lie behind those to sample from."""
-        started_at = self._clock()
-        output = flight.pending()
-        self.stats.runner.add(flight.launch_s + self._clock() - started_at)
-        self._scoring.take(output.logits[len(flight.on_host) :])
-        return output
-
-    def _postprocess(self, flight: _Flight, output: StepOutput) -> list[Output]:
-        """Give each row its token, sampled here or drawn there; whoever is not finished goes on."""
-        started_at = self._clock()
-        states = flight.on_host
-        on_host = self._sampler.sample(output.logits[: len(states)], states, flight.masks)
-        drawn = flight.draws.join(on_host, output.drawn)
+    def _postprocess(self, drawn: list[tuple[int, TokenLogprob | None]]) -> list[Output]:
+        """Give each sequence its token; whoever is not finished goes on."""
         now = self._clock()
-        self.stats.sampler.add(now - started_at)
         outputs: list[Output] = []
         seq_ids: list[int] = []
         token_ids: list[int] = []
-        for seq_id, token in zip(flight.seq_ids, drawn, strict=True):
-            seq = self._by_seq_id[seq_id]
+        for seq_id, token in drawn:
+            seq = self._by_seq_id.get(seq_id)
+            if seq is None:  # it has ended since the step was launched
+                continue
             outputs.append(self._advance(seq, token, now))
             if seq.finish_reason is None:
                 seq_ids.append(seq_id)
@@ -329,7 +300,7 @@ class Engine:
         for request_id in [*self._sequences]:
             self.abort(request_id)
         self._is_sound = False
-        del self._sampler  # it holds the runner's threads
+        self._flights.close()
         self._runner.close()
 
     def _new_sequence(
@@ -350,6 +321,8 @@ class Engine:
         )
 
     def _forget(self, seq: Sequence) -> None:
+        # A step under way may still write its K/V, to blocks that are free from here on. Whoever
+        # gets them writes to them in a step that runs behind that one, before it reads.
         self._scheduler.remove(seq.seq_id)
         if seq.times.started_at is None:
             self._waiting.num_tokens -= len(seq.prompt_ids)

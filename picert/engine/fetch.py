@@ -1,7 +1,8 @@
 """Fetch: brings what is wanted of a step's logits from the device to the host.
 
 That is the logits themselves, or the tokens that the device draws from them, or some of each. It
-owns the host's memory for both; the step before must have been waited for.
+owns the host's memory for both; the step before the last must have been waited for. The tokens stay
+on the device, too: the next step may be launched before they are here.
 """
 
 from __future__ import annotations
@@ -24,33 +25,53 @@ DeviceLogits = Callable[[], Tensor]  # [L, V]; asked for once the stream has com
 _ALIGNMENT = 32  # values: 128 bytes, more than any kernel asks of a pointer
 
 
-class Fetch:
-    """Of one device. One step at a time."""
+class _HostSide:
+    """The host's memory for one step."""
 
-    def __init__(self, ops: Ops, stream: Stream, device: torch.device, vocab_size: int) -> None:
+    def __init__(self, stream: Stream, vocab_size: int) -> None:
+        self.logits = HostMemory(stream, torch.float32, vocab_size)
+        self.columns = HostMemory(stream, torch.int32)
+        self.drawn = HostMemory(stream, torch.int32)
+
+
+class Fetch:
+    """Of one device."""
+
+    def __init__(
+        self, ops: Ops, stream: Stream, device: torch.device, vocab_size: int, *, max_draws: int
+    ) -> None:
+        """At most `max_draws` rows of a step are drawn from."""
         self._ops, self._stream, self._device = ops, stream, device
-        self._vocab_size = vocab_size
-        self._logits = HostMemory(stream, torch.float32, vocab_size)
-        self._columns = HostMemory(stream, torch.int32)
-        self._drawn = HostMemory(stream, torch.int32)
+        # In turns: what one holds is taken up while the device writes to the other.
+        self._sides = [_HostSide(stream, vocab_size) for _ in range(2)]
+        self._token_ids = torch.zeros(max_draws, dtype=torch.int32, device=device)  # drawn last
 
     def start(self, logits: DeviceLogits, num_logits: int, draws: Draws | None) -> PendingStep:
         """Submit it all behind the step. What comes back waits."""
+        self._sides.reverse()
         if num_logits == 0:  # nobody waits: the next step can be scheduled while this one runs
-            return partial(StepOutput, self._logits.rows(0).numpy())
+            return partial(StepOutput, self._sides[0].logits.rows(0).numpy())
         if draws is not None and draws.is_drawn.any():
             output = self._start_draws(logits, draws, draws.host_rows(num_logits))
         else:
-            out = self._logits.rows(num_logits)
+            out = self._sides[0].logits.rows(num_logits)
             self._stream.submit(lambda: out.copy_(logits(), non_blocking=True))
             output = StepOutput(out.numpy())
         return partial(_waited_for, self._stream.mark(), output)
 
+    def known(self, token_ids: Tensor) -> Tensor:
+        """On the device: token ids [T] in which the last step's draws are in place of -1 - row.
+
+        Only launches, over memory that stays where it is, so it may be captured.
+        """
+        rows = (-1 - token_ids).clamp_(min=0)
+        return torch.where(token_ids < 0, self._token_ids.index_select(0, rows), token_ids)
+
     def _start_draws(self, logits: DeviceLogits, draws: Draws, host_rows: IntArray) -> StepOutput:
         num_rows = len(draws.states)
         rows, wanted = self._send(draws, host_rows)
-        others = self._logits.rows(len(host_rows))
-        token_ids, bits = self._drawn.rows(2 * num_rows).view(2, num_rows)
+        others = self._sides[0].logits.rows(len(host_rows))
+        token_ids, bits = self._sides[0].drawn.rows(2 * num_rows).view(2, num_rows)
         logprobs = bits.view(torch.float32)
 
         @torch.inference_mode()  # as the logits were made
@@ -58,6 +79,9 @@ class Fetch:
             found = logits()
             found[:, draws.vocab_size :] = float("-inf")  # nothing that the tokenizer does not know
             drawn_ids, drawn_logprobs = self._ops.sample(found[:num_rows], rows)
+            # Where there was none, -1, the text ends, but the next step may be launched by then: it
+            # reads token 0 there, for nobody.
+            self._token_ids[:num_rows].copy_(drawn_ids.clamp(min=0))
             token_ids.copy_(drawn_ids, non_blocking=True)
             logprobs.copy_(drawn_logprobs, non_blocking=True)
             if len(others):
@@ -74,7 +98,7 @@ class Fetch:
         num_rows = len(draws.states)
         room = -(-num_rows // _ALIGNMENT) * _ALIGNMENT
         num_columns = NUM_COLUMNS * room
-        source = self._columns.rows(num_columns + len(host_rows)).view(-1)
+        source = self._sides[0].columns.rows(num_columns + len(host_rows)).view(-1)
         values = source.numpy()
         draws.write(values[:num_columns].reshape(NUM_COLUMNS, room)[:, :num_rows])
         values[num_columns:] = host_rows

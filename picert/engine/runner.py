@@ -86,10 +86,14 @@ class Runner(Protocol):
         """Begin a step: store the K/V of its tokens, compute the logits that are wanted, and draw
         from the rows that `draws` says, if it can.
 
-        What comes back must be called before the next launch; it waits, and its output is valid
-        until then. `batch` and `draws` must stay as they are until that call. Every layer stores
-        the K/V of all tokens before any of them attends: sequences may share blocks that another
-        one fills in this very step.
+        What comes back waits for the step; it must be called before the next launch, and its output
+        is valid until then. `batch` and `draws` must stay as they are until that call. Every layer
+        stores the K/V of all tokens before any of them attends: sequences may share blocks that
+        another one fills in this very step.
+
+        Of a runner that can draw, two steps may be under way: there all of this goes for the launch
+        after the next, and the arrays may change as soon as this returns. Steps run in the order of
+        their launch. A token -1 - row is the one that the step before draws from that row.
         """
         ...
 

@@ -111,8 +111,14 @@ class Scheduler:
         return self._core.remove(seq_id)
 
     def append(self, seq_ids: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Add to each sequence the token sampled for it; all its earlier ones must be computed."""
+        """Add to each sequence the token sampled for it, or put it in the place reserved for it;
+        all its earlier ones must be computed."""
         self._core.append(seq_ids, token_ids)
+
+    def reserve(self, seq_ids: Sequence[int], rows: Sequence[int]) -> None:
+        """Keep a place for the token of each sequence that a step draws which still runs, from that
+        row. The next step has -1 - row there; `append` must follow before the one after it."""
+        self._core.reserve(seq_ids, rows)
 
     def schedule(self) -> StepBatch | None:
         """The next step, or None if there is nothing to compute. Valid until the next call."""

@@ -31,7 +31,7 @@ class _Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class ScoredRows:
     """Of one sequence in one step: the wanted tokens, each told by the row before its own."""
 
     seq_id: int
@@ -45,7 +45,6 @@ class Scoring:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._scored: dict[int, _Scored] = {}
-        self._step: list[_Rows] = []  # in the order of the logits to come
 
     @property
     def seq_ids(self) -> set[int]:
@@ -69,41 +68,43 @@ class Scoring:
         """Forget a sequence; nothing if there is none."""
         self._scored.pop(seq_id, None)
 
-    def extend(self, batch: StepBatch) -> StepBatch:
-        """The step with the rows, after those to be sampled, whose logits are wanted here."""
-        self._step = [
+    def extend(self, batch: StepBatch) -> tuple[StepBatch, list[ScoredRows]]:
+        """The step with the rows, after those to be sampled, whose logits are wanted here; and
+        which they are."""
+        wanted = [
             rows
             for place, seq_id in enumerate(batch.seq_ids)
             if seq_id in self._scored and len((rows := self._rows(batch, place)).rows)
         ]
-        if not self._step:
-            return batch
-        more = np.concatenate([rows.rows for rows in self._step]).astype(np.int32)
-        return replace(batch, logits_indices=np.concatenate((batch.logits_indices, more)))
+        if not wanted:
+            return batch, wanted
+        more = np.concatenate([rows.rows for rows in wanted]).astype(np.int32)
+        indices = np.concatenate((batch.logits_indices, more))
+        return replace(batch, logits_indices=indices), wanted
 
-    def take(self, logits: FloatArray) -> None:
+    def take(self, wanted: Sequence[ScoredRows], logits: FloatArray) -> None:
         """The logits [M, V] of the rows that `extend` put there."""
         at = 0
-        for rows in self._step:
-            scored = self._scored[rows.seq_id]
+        for rows in wanted:
             own = logits[at : at + len(rows.rows), : self._vocab_size]
-            scored.logprobs[rows.targets] = logprobs_of(own, scored.token_ids[rows.targets])
             at += len(rows.rows)
-        self._step = []
+            scored = self._scored.get(rows.seq_id)
+            if scored is not None:  # nobody gave it up meanwhile
+                scored.logprobs[rows.targets] = logprobs_of(own, scored.token_ids[rows.targets])
 
     def means(self, seq_id: int) -> tuple[float, ...]:
         """Of a sequence that is read: the mean log-probability of each span's tokens."""
         scored = self._scored[seq_id]
         return tuple(float(scored.logprobs[begin:end].mean()) for begin, end in scored.spans)
 
-    def _rows(self, batch: StepBatch, place: int) -> _Rows:
+    def _rows(self, batch: StepBatch, place: int) -> ScoredRows:
         """Of the sequence in row `place` of the step."""
         seq_id = batch.seq_ids[place]
         first, last = batch.query_start[place : place + 2].tolist()
         begin = int(batch.positions[first])  # its first token in the step
         is_wanted = self._scored[seq_id].is_wanted[begin + 1 : begin + 1 + last - first]
         offsets = np.flatnonzero(is_wanted)
-        return _Rows(seq_id, begin + 1 + offsets, first + offsets)
+        return ScoredRows(seq_id, begin + 1 + offsets, first + offsets)
 
 
 def check_spans(spans: Sequence[Span], num_tokens: int) -> None:

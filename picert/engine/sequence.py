@@ -152,18 +152,22 @@ class Sequence:
     def __post_init__(self) -> None:
         self._stop = StopFilter(self.params.stop)
 
+    @property
+    def num_left(self) -> int:
+        """Tokens that it gets at most."""
+        return self.max_new_tokens - len(self.output_ids)
+
     def append(self, token_id: int, logprob: float) -> str:
         """Take the next token, set `finish_reason` if it is the last; return the new text."""
         self.output_ids.append(token_id)
         self.sum_logprob += logprob
-        num_tokens = len(self.output_ids)
         if token_id in self.end_ids:
             self.finish_reason = "stop"
             return self._rest()
         text = self._visible(self.decoder.push(token_id))
         if self._stop.is_stopped:
             self.finish_reason = "stop"
-        elif num_tokens >= self.max_new_tokens:
+        elif self.num_left <= 0:
             self.finish_reason = "length"
             text += self._rest()
         return text

@@ -4,8 +4,9 @@ It, fetch.py and streams.py are the only modules of the engine that import torch
 where it is wanted.
 
 A step's arrays are written into memory that the device copies from by itself, the network follows,
-then what is wanted of the logits comes back; the host waits only where something is. A decode step
-on a GPU is one launch of a captured graph, filled up to the graph's size.
+then what is wanted of the logits comes back; the host waits only where something is, and may launch
+another step before it does. A decode step on a GPU is one launch of a captured graph, filled up to
+the graph's size.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class TorchRunner:
         self._graphs = DecodeGraphs(self._capture, max_context_len=0)
         # In turns: one is written while the device may still copy from the other.
         self._staging = [_Staging(HostMemory(stream, torch.int32), stream.mark()) for _ in range(2)]
-        self._fetch = Fetch(ops, stream, placement.device, self.config.vocab_size)
+        self._ops = ops
+        self._fetch = self._new_fetch(max_draws=0)
         # Of all graphs: a step's logits are drawn from and copied away before the next step runs.
         self._graph_logits = torch.empty((0, self.config.vocab_size), device=placement.device)
 
@@ -150,12 +152,14 @@ class TorchRunner:
             return torch.zeros(shape, dtype=self._placement.dtype, device=self._placement.device)
 
         self._caches = [(cache(), cache()) for _ in range(self.config.num_layers)]
+        # Each sequence with a row to draw from has written its last token to a block of its own.
+        self._fetch = self._new_fetch(max_draws=num_blocks)
         self._block_size = block_size
         most = min(num_blocks * block_size, self.config.max_position)
         self._graphs = DecodeGraphs(self._capture, max_context_len=most)
 
     def launch(self, batch: StepBatch, draws: Draws | None = None) -> PendingStep:
-        """Begin a step. Its output lies in memory that the next step overwrites."""
+        """Begin a step. Its output lies in memory that the step after the next overwrites."""
         num_logits = len(batch.logits_indices)
         shared = self._shared_prefixes(batch) if self._placement.finds_shared else None
         spans = _Spans.of(batch, shared)
@@ -248,8 +252,9 @@ class TorchRunner:
             num_decodes=spans.num_decodes,
             shared_prefixes=shared,
         )
+        token_ids = arrays["token_ids"]
         logits: Tensor = self._decoder(
-            arrays["token_ids"],
+            self._fetch.known(token_ids) if self._placement.draws else token_ids,
             arrays["positions"],
             meta,
             self._caches,
@@ -268,6 +273,10 @@ class TorchRunner:
         layout.write(batch, shared, source.numpy())
         self._stream.submit(lambda: to.copy_(source, non_blocking=True))
         staging.copied = self._stream.mark()
+
+    def _new_fetch(self, max_draws: int) -> Fetch:
+        stream, device = self._stream, self._placement.device
+        return Fetch(self._ops, stream, device, self.config.vocab_size, max_draws=max_draws)
 
     def _device_memory(self, layout: StepLayout) -> Tensor:
         return torch.empty(layout.num_values, dtype=torch.int32, device=self._placement.device)

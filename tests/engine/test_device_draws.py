@@ -220,18 +220,33 @@ def test_tokens_beyond_the_tokenizers_are_never_drawn() -> None:
     logits = torch.zeros(2, 10)
     logits[:, 8] = 50.0
     states = [state_of(GREEDY), state_of(SamplingParams(), seed=3)]
-    fetch = Fetch(TorchOps(), HostStream(), CPU, vocab_size=10)
+    fetch = Fetch(TorchOps(), HostStream(), CPU, vocab_size=10, max_draws=2)
     output = fetch.start(lambda: logits, 2, draws_of(states, 6, can_draw=True))()
     assert output.drawn is not None
     assert (output.drawn.token_ids < 6).all()
     np.testing.assert_allclose(output.drawn.logprobs, -np.log(6), rtol=1e-6)
 
 
+def test_what_was_drawn_last_stays_on_the_device_for_the_next_step() -> None:
+    logits = torch.zeros(3, 8)
+    logits[0, 5], logits[1, 2], logits[2] = 9.0, float("nan"), torch.arange(8.0)
+    stream = HostStream()
+    fetch = Fetch(TorchOps(), stream, CPU, vocab_size=8, max_draws=3)
+    pending = fetch.start(lambda: logits, 3, draws_of([state_of(GREEDY)] * 3, 8, can_draw=True))
+    known = []
+    stream.submit(lambda: known.append(fetch.known(torch.tensor([-3, 4, -1, -2, 6]))))
+    drawn = pending().drawn
+    assert drawn is not None
+    assert drawn.token_ids.tolist() == [5, -1, 7]
+    stream.mark().synchronize()
+    assert known[0].tolist() == [7, 4, 5, 0, 6]  # where nothing could be drawn, some token
+
+
 def test_only_the_logits_that_were_not_drawn_from_are_copied_and_those_behind() -> None:
     logits = torch.arange(40.0).view(5, 8)
     penalised = SamplingParams(presence_penalty=1.0)
     states = [state_of(params) for params in (GREEDY, penalised, GREEDY)]
-    fetch = Fetch(TorchOps(), HostStream(), CPU, vocab_size=8)
+    fetch = Fetch(TorchOps(), HostStream(), CPU, vocab_size=8, max_draws=3)
     output = fetch.start(logits.clone, 5, draws_of(states, 8, can_draw=True))()
     assert output.logits.tolist() == logits[[1, 3, 4]].tolist()
 

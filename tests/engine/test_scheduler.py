@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from simulate import TwinPool, TwinScheduler, TwinStep
+from simulate import TwinPool, TwinScheduler, TwinSequence, TwinStep
 
 from picert import _C
 from picert.engine.batch import StepBatch
@@ -61,6 +61,8 @@ class Pair:
         self.twin = TwinScheduler(**limits)
         self.limits: dict[int, int] = {}  # live sequence -> its max_len
         self.next_id = 0
+        self.is_ahead = rng.random() < 0.5  # steps are scheduled before the tokens of the last
+        self.last_rows: list[int] = []  # whose tokens are still to come
 
     def add(self) -> None:
         num_prompt = self.rng.randint(1, self.rng.choice([3, self.max_len]))
@@ -82,13 +84,33 @@ class Pair:
         self.limits.pop(seq_id, None)
 
     def step(self) -> None:
+        reserved = self.reserve()
         batch, twin = self.core.schedule(), self.twin.schedule()
         assert_same_step(batch, twin)
-        for row in twin.sample_rows:
-            seq_id = twin.seq_ids[row]
-            (seq,) = [seq for seq in self.twin.running if seq.seq_id == seq_id]
+        self.settle(reserved)
+        self.last_rows = [twin.seq_ids[row] for row in twin.sample_rows]
+        if not self.is_ahead or self.rng.random() < 0.2:
+            self.settle(set())
+
+    def reserve(self) -> set[int]:
+        """Places for the tokens that are still to come, unless a sequence is full without."""
+        reserved = set()
+        for row, seq_id in enumerate(self.last_rows):
+            if seq_id in self.limits and len(self.sequence(seq_id).tokens) < self.limits[seq_id]:
+                self.core.reserve([seq_id], [row])
+                self.twin.reserve(seq_id, row)
+                reserved.add(seq_id)
+        return reserved
+
+    def settle(self, reserved: set[int]) -> None:
+        """Give those rows their tokens, or end them."""
+        for seq_id in self.last_rows:
+            if seq_id not in self.limits:
+                continue
+            seq = self.sequence(seq_id)
             assert self.core.num_cached_tokens(seq_id) == seq.num_cached
-            if len(seq.tokens) == self.limits[seq_id] or self.rng.random() < 0.01:
+            is_full = seq_id not in reserved and len(seq.tokens) == self.limits[seq_id]
+            if is_full or self.rng.random() < 0.01:
                 assert self.core.remove(seq_id)
                 assert self.twin.remove(seq_id)
                 del self.limits[seq_id]
@@ -96,6 +118,11 @@ class Pair:
                 token = self.rng.randint(0, 1)
                 self.core.append([seq_id], [token])
                 self.twin.append(seq_id, token)
+        self.last_rows = []
+
+    def sequence(self, seq_id: int) -> TwinSequence:
+        (seq,) = [s for s in self.twin.running + self.twin.waiting if s.seq_id == seq_id]
+        return seq
 
     def check(self) -> None:
         self.core.self_check()
@@ -247,6 +274,73 @@ def test_append_refuses_a_sequence_that_was_not_computed() -> None:
     scheduler.add(1, [1], 4)
     with pytest.raises(ValueError, match="not computed yet"):
         scheduler.append([1], [2])
+
+
+def test_token_to_come_is_named_by_its_row_until_it_is_appended() -> None:
+    scheduler = make(block_size=2)
+    scheduler.add(1, [5], 4)
+    scheduler.schedule()
+    scheduler.reserve([1], [3])
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert batch.token_ids.tolist() == [-4]
+    scheduler.append([1], [7])
+    scheduler.append([1], [8])
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert (batch.token_ids.tolist(), batch.positions.tolist()) == ([8], [2])
+
+
+def test_block_is_found_only_once_its_last_token_is_known() -> None:
+    scheduler = make(block_size=2)
+    scheduler.add(1, [5], 8)
+    scheduler.schedule()
+    scheduler.reserve([1], [0])
+    scheduler.schedule()  # fills the block
+    for seq_id, num_found in ((2, 0), (3, 2)):
+        scheduler.add(seq_id, [5, 7, 9], 4)
+        scheduler.schedule()
+        assert scheduler.num_cached_tokens(seq_id) == num_found
+        scheduler.remove(seq_id)
+        if num_found == 0:
+            scheduler.append([1], [7])
+
+
+def test_preempted_sequence_takes_its_token_in_the_queue() -> None:
+    scheduler = make(num_blocks=3, block_size=2, max_model_len=4)
+    for seq_id in (1, 2):
+        scheduler.add(seq_id, [seq_id, 7], 4)
+    scheduler.schedule()  # a full block each, one is left
+    scheduler.reserve([1, 2], [0, 1])
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert (batch.seq_ids, scheduler.num_waiting) == ((1,), 1)
+    scheduler.append([1, 2], [8, 9])
+    scheduler.remove(1)
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert batch.token_ids.tolist() == [9]  # the block before it was found again
+
+
+def test_reserve_refuses_a_second_place_and_a_row_below_0() -> None:
+    scheduler = make()
+    scheduler.add(1, [1], 4)
+    scheduler.schedule()
+    with pytest.raises(ValueError, match="must be at least 0"):
+        scheduler.reserve([1], [-1])
+    scheduler.reserve([1], [0])
+    with pytest.raises(ValueError, match="has a place reserved already"):
+        scheduler.reserve([1], [0])
+
+
+def test_negative_tokens_are_refused() -> None:
+    scheduler = make()
+    with pytest.raises(ValueError, match="holds token -2, ids start at 0"):
+        scheduler.add(1, [1, -2], 4)
+    scheduler.add(1, [1], 4)
+    scheduler.schedule()
+    with pytest.raises(ValueError, match="is -3, ids start at 0"):
+        scheduler.append([1], [-3])
 
 
 def test_append_refuses_to_outgrow_max_len() -> None:

@@ -144,9 +144,20 @@ class TwinScheduler:
         return False
 
     def append(self, seq_id: int, token: int) -> None:
+        (seq,) = [seq for seq in self.running + self.waiting if seq.seq_id == seq_id]
+        if seq.tokens[-1] >= 0:
+            assert seq.num_left == 0
+            seq.tokens.append(token)
+            return
+        seq.tokens[-1] = token
+        if seq.num_computed == len(seq.tokens):
+            self.memory[self._slot(seq, seq.num_computed - 1)] = (seq.salt, *seq.tokens)
+            self._publish(seq)
+
+    def reserve(self, seq_id: int, row: int) -> None:
         (seq,) = [seq for seq in self.running if seq.seq_id == seq_id]
         assert seq.num_left == 0
-        seq.tokens.append(token)
+        seq.tokens.append(-1 - row)
 
     def schedule(self) -> TwinStep:
         before = self.preemptions
@@ -267,10 +278,15 @@ class TwinScheduler:
         if seq.num_left == 0:
             step.logits_indices.append(len(step.token_ids) - 1)
             step.sample_rows.append(len(step.seq_ids) - 1)
+        self._publish(seq)
+
+    def _publish(self, seq: TwinSequence) -> None:
         while (
             self.prefix_caching and (len(seq.published) + 1) * self.block_size <= seq.num_computed
         ):
             start = len(seq.published) * self.block_size
             tokens = tuple(seq.tokens[start : start + self.block_size])
+            if tokens[-1] < 0:
+                return
             block = seq.blocks[len(seq.published)]
             seq.published.append(self.pool.publish(block, seq.last_prefix, tokens))

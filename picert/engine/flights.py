@@ -76,12 +76,10 @@ class Flights:
     def launch(self, batch: StepBatch, sampling: Mapping[int, SamplingState]) -> None:
         """Begin a step; what sampling needs besides logits is made while a GPU computes them."""
         seq_ids = [batch.seq_ids[row] for row in batch.sample_rows.tolist()]
-        draws = draws_of(
-            [sampling[seq_id] for seq_id in seq_ids],
-            self._vocab_size,
-            can_draw=self._runner.can_draw,
-            is_behind=batch.token_ids[batch.logits_indices] < 0,
-        )
+        states = [sampling[seq_id] for seq_id in seq_ids]
+        is_behind = batch.token_ids[batch.logits_indices] < 0 if self._flights else None
+        can_draw = self._runner.can_draw
+        draws = draws_of(states, self._vocab_size, can_draw=can_draw, is_behind=is_behind)
         batch, scored = self._scoring.extend(batch)
         started_at = self._clock()
         pending = self._runner.launch(batch, draws)

@@ -161,13 +161,14 @@ class Sequence:
         """Take the next token, set `finish_reason` if it is the last; return the new text."""
         self.output_ids.append(token_id)
         self.sum_logprob += logprob
+        num_tokens = len(self.output_ids)
         if token_id in self.end_ids:
             self.finish_reason = "stop"
             return self._rest()
         text = self._visible(self.decoder.push(token_id))
         if self._stop.is_stopped:
             self.finish_reason = "stop"
-        elif self.num_left <= 0:
+        elif num_tokens >= self.max_new_tokens:
             self.finish_reason = "length"
             text += self._rest()
         return text

@@ -63,6 +63,8 @@ void bind_lists_state(py::class_<DispatchLists>& lists) {
       .def("num_running", &DispatchLists::num_running, py::arg("edge"))
       .def("running_s", &DispatchLists::running_s, py::arg("edge"), py::arg("now"))
       .def("others_tokens_per_s", &DispatchLists::others_tokens_per_s, py::arg("edge"))
+      .def("least_loaded", &DispatchLists::least_loaded, py::arg("limit"))
+      .def("share_of_speed", &DispatchLists::share_of_speed, py::arg("edges"))
       .def("backlog_s", &DispatchLists::backlog_s, py::arg("now"))
       .def("self_check", &DispatchLists::self_check);
 }

@@ -52,6 +52,7 @@ EdgeId DispatchLists::add_edge(int32_t slots, int64_t kv_tokens, const EdgeSpeed
 void DispatchLists::set_speed(EdgeId edge, const EdgeSpeed& speed) {
   at(edge);
   edges_[edge].set_speed(speed);
+  tokens_per_s_.reset();
 }
 
 void DispatchLists::set_available(EdgeId edge, bool is_available) {
@@ -83,6 +84,7 @@ const EdgeAccount& DispatchLists::at(EdgeId edge) const {
 
 void DispatchLists::count_places(const EdgeAccount& edge, int32_t sign) {
   if (!edge.is_available) return;
+  tokens_per_s_.reset();
   num_slots_ += sign * edge.slots();
   num_free_ += sign * (edge.slots() - edge.num_running());
 }
@@ -190,13 +192,48 @@ double DispatchLists::backlog_s(double now) const {
   return tokens_per_s > 0 ? first_s + waiting / tokens_per_s : std::numeric_limits<double>::infinity();
 }
 
-double DispatchLists::others_tokens_per_s(EdgeId edge) const {
-  at(edge);
-  double sum = 0.0;
-  for (EdgeId id = 0; id < static_cast<EdgeId>(edges_.size()); ++id) {
-    if (id != edge && edges_[id].is_available) sum += edges_[id].tokens_per_s();
+double DispatchLists::tokens_per_s() const {
+  if (!tokens_per_s_) {
+    tokens_per_s_ = 0.0;
+    for (const EdgeAccount& edge : edges_) {
+      if (edge.is_available) *tokens_per_s_ += edge.tokens_per_s();
+    }
   }
-  return sum;
+  return *tokens_per_s_;
+}
+
+double DispatchLists::others_tokens_per_s(EdgeId edge) const {
+  const double own = at(edge).is_available ? at(edge).tokens_per_s() : 0.0;
+  return std::max(0.0, tokens_per_s() - own);
+}
+
+std::vector<EdgeId> DispatchLists::least_loaded(int32_t limit) const {
+  using Rank = std::tuple<double, double, EdgeId>;  // a max-heap of the best so far
+  std::vector<Rank> best;
+  for (EdgeId id = 0; limit > 0 && id < static_cast<EdgeId>(edges_.size()); ++id) {
+    const EdgeAccount& edge = edges_[id];
+    if (!edge.is_available) continue;
+    const Rank rank{static_cast<double>(edge.num_running()) / edge.slots(), edge.one_step_s(), id};
+    if (static_cast<int32_t>(best.size()) == limit) {
+      if (rank >= best.front()) continue;
+      std::pop_heap(best.begin(), best.end());
+      best.pop_back();
+    }
+    best.push_back(rank);
+    std::push_heap(best.begin(), best.end());
+  }
+  std::sort_heap(best.begin(), best.end());
+  std::vector<EdgeId> ids;
+  for (const Rank& rank : best) ids.push_back(std::get<2>(rank));
+  return ids;
+}
+
+double DispatchLists::share_of_speed(const std::vector<EdgeId>& edges) const {
+  double own = 0.0;
+  for (const EdgeId id : edges) {
+    if (at(id).is_available) own += at(id).tokens_per_s();
+  }
+  return own > 0 ? std::min(1.0, own / tokens_per_s()) : 0.0;
 }
 
 std::array<int64_t, DispatchLists::kNumLists> DispatchLists::waiting_tokens() const {

@@ -81,6 +81,10 @@ class DispatchLists {
   double running_s(EdgeId edge, double now) const { return at(edge).running_s(now); }
   // What all available edges but one write with every place taken.
   double others_tokens_per_s(EdgeId edge) const;
+  // The available edges with the smallest share of their places taken, of equals the fastest; at most `limit`.
+  std::vector<EdgeId> least_loaded(int32_t limit) const;
+  // Of what all available edges write with every place taken, the share that these do.
+  double share_of_speed(const std::vector<EdgeId>& edges) const;
   int32_t num_waiting() const { return num_waiting_; }
   int32_t num_running(EdgeId edge) const { return at(edge).num_running(); }
   int32_t num_slots() const { return num_slots_; }  // of available edges
@@ -126,6 +130,7 @@ class DispatchLists {
   };
 
   const EdgeAccount& at(EdgeId edge) const;
+  double tokens_per_s() const;
   int32_t list_of(int32_t tokens) const;
   void count_places(const EdgeAccount& edge, int32_t sign);
   void enqueue(JobId id, const Job& job);
@@ -156,6 +161,7 @@ class DispatchLists {
   int32_t num_waiting_ = 0;
   int32_t num_slots_ = 0;
   int32_t num_free_ = 0;
+  mutable std::optional<double> tokens_per_s_;  // of all available edges; none: to be added up anew
   int64_t next_arrival_ = 1;
   int64_t next_pull_ = 1;
   EdgeId last_turn_ = kNoEdge;  // round robin

@@ -51,6 +51,7 @@ class EdgeAccount {
     return size.prompt_tokens * speed_.read_s + size.tokens * full_step_s_;
   }
   double link_s() const { return speed_.link_s; }
+  double one_step_s() const { return speed_.step_s.front().second; }  // of a job alone
   // Tokens that all places together write in a second.
   double tokens_per_s() const { return slots_ / full_step_s_; }
   // Seconds until what runs is done, as a mean over the places. What is overdue is taken to need as much

@@ -19,7 +19,7 @@ def add_admin(app: FastAPI, service: CloudService, pool: EdgePool, link: ServerL
     async def list_edges() -> dict[str, Any]:
         """Every registered edge: its state, its models, what it holds."""
         peers = link.peers
-        return {"edges": [{**edge, **_beat(peers.get(edge["name"]))} for edge in pool.report()]}
+        return {"edges": [{**edge, **_beat(peers.get(edge["name"]))} for edge in pool.roster.report()]}
 
     @app.post("/admin/drain")
     async def drain() -> dict[str, Any]:
@@ -36,7 +36,7 @@ def add_admin(app: FastAPI, service: CloudService, pool: EdgePool, link: ServerL
     @app.post("/admin/edges/{name}/drain")
     async def drain_edge(name: str) -> dict[str, Any]:
         """Give an edge nothing new until it registers again; its jobs go on."""
-        pool.drain(name)
+        pool.roster.drain(name)
         return {"edge": name, "draining": True}
 
 

@@ -1,9 +1,9 @@
-"""EdgePool: which edges are there, what each holds, and one way to have a job done: `run(job)`.
+"""EdgePool: what each edge holds, and one way to have a job done: `run(job)`.
 
-The pool owns two tables: `_seats`, an entry per registered edge from PeerJoined to PeerLeft, and
-`_assignments`, an entry per segment of a job, added and removed by `run`; which job goes where is
-its dispatcher's choice. Liveness and the wire are the link's business; what to do after a loss is
-the caller's, because only it knows what text has been shown.
+The pool owns one table, `_assignments`, an entry per segment of a job, added and removed by `run`.
+Which edges are there is its roster's account, which job goes where its dispatcher's choice.
+Liveness and the wire are the link's business; what to do after a loss is the caller's, because only
+it knows what text has been shown.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 
 from picert.cloud.assignment import Assignment, AssignmentKey, Clock, Job, joined
 from picert.cloud.breaker import Breaker
-from picert.cloud.seat import EdgeLink, EdgeView, Seat
+from picert.cloud.roster import Roster
+from picert.cloud.seat import EdgeLink, Seat
 from picert.config import PolicyConfig
 from picert.engine.stats import Histogram
 from picert.errors import (
     EdgeLost,
-    EdgeNotFound,
     InvalidRequest,
     PicertError,
     QueueFull,
@@ -36,16 +34,12 @@ from picert.messages import Cancel, ExpandJob, Expansion, Failure, Hello, TextDe
 from picert.pice.dispatch import Dispatcher, Place, Ticket
 from picert.pice.ensemble import Calibrations
 from picert.pice.needs import NeedsEstimator
-from picert.pice.objective import EdgeState
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
-from picert.pice.switching import ModelSwitch
 from picert.transport.events import PeerDraining, PeerEvent, PeerJoined, PeerLeft, PeerMessage
 
 logger = get_logger(__name__)
-_MAX_GONE = 256  # names remembered, for whoever watches for edges that are missing
 _RECHECK_S = 0.25  # how often a choice to wait is looked at again
-_FRESH_S = 0.01  # for so long what was seen of all edges counts, unless something happened to one
 
 
 class EdgePool:
@@ -61,21 +55,18 @@ class EdgePool:
         clock: Clock = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._policy = policy = policy or PolicyConfig()
+        policy = policy or PolicyConfig()
         self._link = link
         self._clock = clock
         self._rng = rng or random.Random()
-        self._seats: dict[str, Seat] = {}
         self._assignments: dict[AssignmentKey, Assignment] = {}
         self._dispatcher: Dispatcher[Assignment] = Dispatcher(
             policy.discipline, policy.aging_s, groups=policy.uses("grouping")
         )
+        self.roster = Roster(link, self._dispatcher, policy, clock)
         self._needs = NeedsEstimator()
-        self.switches: Counter[str] = Counter()  # of edges' models, by direction
         self.calibrations = Calibrations()  # of the models that edges brought
         self.expansion_s = Histogram()  # at their edges, as these tell
-        self._gone: dict[str, None] = {}  # names that left, latest last
-        self._looked_at: float | None = None  # when all edges were; None: something has changed
         self.num_lost = 0  # edges that left while they held jobs
         self.num_failed = 0  # jobs that edges failed at, late ones among them
 
@@ -113,81 +104,18 @@ class EdgePool:
             assignment.end()
             await self._release(assignment)
 
-    def views(self) -> list[EdgeView]:
-        """Every registered edge."""
-        return [
-            EdgeView(
-                name=name,
-                is_available=self._is_available(name, seat),
-                slots=seat.slots,
-                num_in_flight=self._dispatcher.num_in_flight(name),
-            )
-            for name, seat in self._seats.items()
-        ]
-
-    def drain(self, name: str) -> None:
-        """Give an edge nothing new until it registers again; its jobs go on.
-
-        Raises EdgeNotFound.
-        """
-        seat = self._seats.get(name)
-        if seat is None:
-            raise EdgeNotFound(f"edge {name[:64]!r} is not connected: GET /admin/edges lists them")
-        seat.is_draining = True
-        self._looked_at = None
-
-    def report(self) -> list[dict[str, Any]]:
-        """Every registered edge, for those who look after them."""
-        return [
-            {
-                "name": name,
-                "state": self._link.state(name),
-                **seat.describe(),
-                "available": self._is_available(name, seat),
-                "in_flight": self._dispatcher.num_in_flight(name),
-            }
-            for name, seat in self._seats.items()
-        ]
-
-    def known(self) -> dict[str, bool]:
-        """Names of edges, registered or lately gone -> whether it takes jobs."""
-        here = {name: self._is_available(name, seat) for name, seat in self._seats.items()}
-        return {**dict.fromkeys(self._gone, False), **here}
-
     def queue_depths(self) -> dict[str, int]:
         """Jobs that wait for an edge, by list."""
         return self._dispatcher.queue_depths()
 
     def load(self, num_cloud_running: int) -> Load:
         """What the policy wants to know of this moment."""
-        ready = [view for view in self.views() if view.is_available]
-        contexts = [
-            model.max_model_len for view in ready for model in self._seats[view.name].hello.models
-        ]
-        return Load(
-            num_edges=len(ready),
-            edge_slots=sum(view.slots for view in ready),
-            num_edge_jobs=self._dispatcher.num_waiting + sum(view.num_in_flight for view in ready),
-            num_cloud_running=num_cloud_running,
-            edge_context=min(contexts, default=None),
-            edges=tuple(self._state(view) for view in ready),
-            expansion_tokens=self._needs.expansion_tokens,
-        )
-
-    def _state(self, view: EdgeView) -> EdgeState:
-        seat = self._seats[view.name]
-        link_s = seat.link_s(self._link)
-        return EdgeState(view.slots, view.num_in_flight, seat.speed, link_s, seat.model)
+        return self.roster.load(num_cloud_running, self._needs.expansion_tokens)
 
     def speed_of(self, edge: str) -> SpeedProfile | None:
         """What is known of an edge's speed; None once it has left."""
-        seat = self._seats.get(edge)
+        seat = self.roster.seat(edge)
         return seat.speed if seat else None
-
-    def slowest(self) -> SpeedProfile:
-        """The speed to plan deadlines by: the slowest edge's, or the prior without edges."""
-        speeds = [seat.speed for seat in self._seats.values()]
-        return max(speeds, key=lambda speed: speed.decode_seconds(1), default=SpeedProfile())
 
     def backlog_s(self) -> float:
         """Predicted seconds until an edge could begin a job that comes now; infinite without."""
@@ -197,7 +125,7 @@ class EdgePool:
         """Recompute the counters from the tables. Raises AssertionError where they differ."""
         self._dispatcher.self_check()
         jobs = {id(a): a for a in self._assignments.values()}.values()
-        for name, seat in self._seats.items():
+        for name, seat in self.roster.seats():
             held = [a for a in jobs if a.registration is seat.hello]
             num_groups = self._dispatcher.num_in_flight(name)
             assert bool(held) == bool(num_groups), (name, num_groups, held)
@@ -229,49 +157,23 @@ class EdgePool:
     async def _dispatch(self) -> None:
         """Give waiting jobs to edges while that is worth it. One that no edge can take any more
         ends."""
-        self._note_available()
-        self._switch_models()
+        self.roster.look()
+        self.roster.switch_models()
         while pulled := self._dispatcher.pull(self._clock()):
             edge, groups = pulled
             for group in groups:
                 await self._send(group, edge)
-            self._note_available()  # an edge that is tried after failures gets one batch
-        if not any(seat.was_available for seat in self._seats.values()):
+        if not self._dispatcher.num_slots:
             self._give_up_waiting()
-
-    def _note_available(self) -> None:
-        now = self._clock()
-        if self._looked_at is not None and 0 <= now - self._looked_at < _FRESH_S:
-            return
-        self._looked_at = now
-        for name, seat in self._seats.items():
-            is_available = self._is_available(name, seat)
-            if is_available != seat.was_available:
-                seat.was_available = is_available
-                self._dispatcher.set_available(name, is_available)
-
-    def _switch_models(self) -> None:
-        """Let each edge that holds several models run what the load asks for."""
-        for name, seat in self._seats.items():
-            if seat.switch is None:
-                continue
-            now, link_s = self._clock(), seat.link_s(self._link)
-            paces = {model: seat.pace_with(model, link_s) for model in seat.speeds}
-            done_s = {m: self._dispatcher.done_s(name, pace, now) for m, pace in paces.items()}
-            switch = seat.switch.decide(done_s, now)
-            if switch is not None:
-                seat.model = switch.model
-                self._dispatcher.set_pace(name, paces[switch.model])
-                self.switches[switch.direction] += 1
-                logger.info("edge %s runs %s now: %s", name, switch.model, switch.reason)
 
     async def _send(self, group: Sequence[Assignment], edge: str) -> None:
         """Tell `edge` of one group, as one job; each of its assignments has the time of those
         before it and its own."""
-        seat = self._seats[edge]
+        seat = self.roster.seat(edge)
+        assert seat is not None  # it was given the group in this very turn
         if seat.breaker.state != "closed":
             seat.breaker.begin()
-            self._looked_at = None
+            self.roster.look_at(edge)  # one that is tried after failures gets one batch
         model = group[0].job.model or seat.model
         deadline_s = 0.0
         for assignment in group:
@@ -290,7 +192,7 @@ class EdgePool:
         """
         self._dispatcher.remove(assignment)
         edge, job = assignment.edge, assignment.job
-        seat = self._seats.get(edge or "")
+        seat = self.roster.seat(edge or "")
         if edge is None or seat is None or seat.hello is not assignment.registration:
             return  # it never left, or that edge is gone
         self._judge(seat.breaker, assignment)
@@ -303,8 +205,6 @@ class EdgePool:
 
     def _judge(self, breaker: Breaker, assignment: Assignment) -> None:
         """Tell the edge's breaker how its job ended; what its owner took back says nothing."""
-        if assignment.open or breaker.state != "closed":
-            self._looked_at = None
         if not assignment.open:
             breaker.succeed()
         elif assignment.error is None or isinstance(assignment.error, InvalidRequest | QueueFull):
@@ -313,6 +213,7 @@ class EdgePool:
             self.num_failed += 1
             if breaker.fail():
                 logger.warning("edge %s fails again and again: it pauses", assignment.edge)
+        self.roster.look_at(assignment.edge or "")
 
     def _give_up_waiting(self) -> None:
         for assignment in list(self._assignments.values()):
@@ -323,37 +224,24 @@ class EdgePool:
     # --- what the link reports ---
 
     def _take(self, event: PeerEvent) -> None:
-        if not isinstance(event, PeerMessage):
-            self._looked_at = None
         if isinstance(event, PeerJoined):
             self._join(event.name, event.hello)
         elif isinstance(event, PeerDraining):
-            self._seats[event.name].is_draining = True
+            self.roster.drain(event.name)
         elif isinstance(event, PeerLeft):
             self._leave(event)
         else:
             self._deliver(event)
 
     def _join(self, name: str, hello: Hello) -> None:
-        self._gone.pop(name, None)
-        seat = self._seats[name] = Seat(hello, Breaker(self._clock, self._rng))
-        seat.hope_for(*self._seats.values())
-        pace = seat.pace(seat.link_s(self._link))
-        self._dispatcher.add_edge(name, seat.slots, seat.kv_tokens, pace)
-        if len(hello.models) > 1 and self._policy.uses("switching"):
-            policy = self._policy
-            seat.switch = ModelSwitch(seat.by_size, policy.switch_slack_s, policy.switch_dwell_s)
+        self.roster.join(name, Seat(hello, Breaker(self._clock, self._rng)))
         for model in hello.models:
             if model.calibration is not None:
                 self.calibrations.set(model.name, model.calibration)
         logger.info("edge %s joined with %s", name, ", ".join(m.name for m in hello.models))
 
     def _leave(self, event: PeerLeft) -> None:
-        seat = self._seats.pop(event.name)
-        self._dispatcher.remove_edge(event.name)
-        self._gone[event.name] = None
-        if len(self._gone) > _MAX_GONE:
-            del self._gone[next(iter(self._gone))]
+        seat = self.roster.leave(event.name)
         held = {id(a): a for a in self._assignments.values() if a.registration is seat.hello}
         self.num_lost += bool(held)
         logger.warning("edge %s left (%s) with %d jobs", event.name, event.reason, len(held))
@@ -382,19 +270,10 @@ class EdgePool:
         if isinstance(piece, TextDelta):
             self._dispatcher.wrote(assignment, piece.num_tokens, self._clock())
             return
-        seat = self._seats[edge]
         self.expansion_s.add(piece.seconds)
         self._needs.observe(assignment.job, piece)
-        seat.observe(piece, assignment.model, self._dispatcher.num_in_flight(edge))
-        for name, other in self._seats.items():
-            if other is seat or (not other.is_tried and other.hope_for(seat)):
-                self._dispatcher.set_pace(name, other.pace(other.link_s(self._link)))
+        self.roster.learn(edge, piece, assignment.model)
 
     def _indices_of(self, failure: TextDelta | Expansion | Failure) -> list[int]:
         wanted = (failure.request_id, failure.attempt)
         return [index for rid, index, attempt in self._assignments if (rid, attempt) == wanted]
-
-    def _is_available(self, name: str, seat: Seat) -> bool:
-        """It may be given a job now."""
-        is_alive = self._link.state(name) == "alive"
-        return is_alive and not seat.is_draining and seat.breaker.allows()

@@ -63,7 +63,7 @@ class Expander:
         self._texts: dict[int, str] = {}  # shaped text of each segment so far, shown or not
         self._fronts: dict[int, asyncio.Event] = {}  # of segments that wait to be at the front
         self._rules = means.prompts.expand_template.own_texts()
-        self._slowest = means.edges.slowest()  # deadlines are by it
+        self._slowest = means.edges.roster.slowest()  # deadlines are by it
 
     def add(self, segments: list[Segment]) -> None:
         """Show their headings, and begin to expand at once (eager dispatch), from when there are

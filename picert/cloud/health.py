@@ -18,7 +18,7 @@ def health(
 ) -> Health:
     """Ready is deep: questions are taken, the link is followed, the engine lives and, while it has
     work, made a step not long ago."""
-    edges = tuple(view.name for view in pool.views() if view.is_available)
+    edges = tuple(view.name for view in pool.roster.views() if view.is_available)
     if following.done():
         return Health("the link to the edges is closed", edges)
     if not loop.is_alive:

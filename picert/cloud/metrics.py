@@ -78,7 +78,7 @@ class _EdgesCollector:
         up = GaugeMetricFamily(
             PREFIX + "edge_up", "1: takes jobs; 0: not, or gone", labels=["edge"]
         )
-        for name, is_up in self._pool.known().items():
+        for name, is_up in self._pool.roster.known().items():
             up.add_metric([name], float(is_up))
         yield up
         rtt = GaugeMetricFamily(PREFIX + "edge_rtt_seconds", "Of its last beat", labels=["edge"])
@@ -96,7 +96,7 @@ class _EdgesCollector:
             "model_switches",
             "Times that an edge was given another model",
             ("reason",),
-            _one(self._pool.switches),
+            _one(self._pool.roster.switches),
         )
         yield histogram_family(
             "expansion_seconds", "Of one segment at its edge", None, {"": self._pool.expansion_s}

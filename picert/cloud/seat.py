@@ -122,6 +122,8 @@ class Seat:
         """Expect of models that were never tried here what other edges reach with the same
         weights, where that is better than what was expected: else they would never be tried.
         Returns whether anything changed."""
+        if self.is_tried:
+            return False
         known = [
             (model.fingerprint, other.speeds[model.name])
             for other in others

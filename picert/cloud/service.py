@@ -233,7 +233,7 @@ class CloudService:
             attempt=attempt,
             messages=request.messages,
             sampling=request.sampling,
-            deadline_s=job_deadline_s(self._edges.slowest(), *tokens, 1, policy),
+            deadline_s=job_deadline_s(self._edges.roster.slowest(), *tokens, 1, policy),
             written=written,
         )
 

@@ -21,6 +21,7 @@ from picert.config import Discipline
 from picert.pice.grouping import Batcher
 from picert.pice.needs import JobNeeds
 
+_CHANGES_THAT_COUNT = 8  # one edge in so many has another pace: the mean over all is found anew
 _MAX_WRITTEN = 1 << 24  # tokens of a text that an edge may claim: more than any context holds
 
 Item = TypeVar("Item", bound=Hashable)
@@ -116,6 +117,7 @@ class Dispatcher(Generic[Item]):
         self._waiting: dict[Hashable, set[int]] = {}  # request -> its groups that may be merged
         self._grown: dict[Hashable, None] = {}  # requests with new ones among them, in order
         self._mean_pace: Pace | None = None  # of all edges; None: to be found anew
+        self._num_changes = 0  # of edges' paces since it was found
         self._newest = JobNeeds(0, 0, 0, 0)  # of the item pushed last
         self._next = 0
 
@@ -138,7 +140,10 @@ class Dispatcher(Generic[Item]):
         """An edge is faster or slower than it was thought to be, or runs another model."""
         edge = self._edges[name]
         if pace != edge.pace:
-            edge.pace, self._mean_pace = pace, None
+            edge.pace = pace
+            self._num_changes += 1
+            if _CHANGES_THAT_COUNT * self._num_changes >= len(self._edges):
+                self._mean_pace = None
             self._core.set_speed(
                 edge.number, link_s=pace.link_s, read_s=pace.read_s, step_s=pace.step_s
             )
@@ -158,6 +163,22 @@ class Dispatcher(Generic[Item]):
     def num_in_flight(self, name: str) -> int:
         """Groups that an edge was given and that have not ended."""
         return self._core.num_running(self._edges[name].number)
+
+    def least_loaded(self, limit: int) -> tuple[list[str], float]:
+        """The available edges with the smallest share of their places taken, at most `limit`, and
+        the share that they have of what all available edges write."""
+        numbers = self._core.least_loaded(limit)
+        return [self._names[number] for number in numbers], self._core.share_of_speed(numbers)
+
+    @property
+    def num_slots(self) -> int:
+        """Places of available edges."""
+        return self._core.num_slots
+
+    @property
+    def num_running(self) -> int:
+        """Groups that run at available edges."""
+        return self._core.num_slots - self._core.num_free
 
     # --- items ---
 
@@ -313,6 +334,7 @@ class Dispatcher(Generic[Item]):
     def _pace(self) -> Pace:
         """The mean over all edges."""
         if self._mean_pace is None:
+            self._num_changes = 0
             paces = [edge.pace for edge in self._edges.values()]
             sizes = sorted({batch for pace in paces for batch, _ in pace.step_s})
             self._mean_pace = Pace(

@@ -12,7 +12,7 @@ from typing import Literal
 from picert.pice.profile import SpeedProfile
 
 NEW_PROMPT_TOKENS = 24  # that a segment's prompt adds to the question: its point and its heading
-_MAX_EDGES = 8  # looked at: the least loaded; a question has no more segments than that
+MAX_EDGES = 8  # looked at: the least loaded; a question has no more segments than that
 CandidateRoute = Literal["direct", "edge_only", "sketch"]
 
 
@@ -111,6 +111,7 @@ class Outlook:
     price: float = 0.0  # of a cloud second, in seconds of a user's waiting
     edge_price: float = 0.0  # of a second of all edges, in the same
     expansion_tokens: float = 96.0  # that expansions turn out to have, whatever room they are given
+    edges_share: float = 1.0  # that `edges` have of what all edges write
 
     @property
     def num_idle_slots(self) -> int:
@@ -124,6 +125,10 @@ class Outlook:
     def edge_only_seconds(self, tokens: float) -> float:
         """T of a whole answer by the edge that would be done first; infinite without edges."""
         return last_end_s(self.edges, [0.0], self.prompt_tokens, tokens)
+
+    def edge_share_s(self, prompt_tokens: int, tokens: float) -> float:
+        """Seconds of all edges together, were they full, that one job takes from others."""
+        return self.edges_share * share_of_edges_s(self.edges, prompt_tokens, tokens)
 
     def sketch_seconds(
         self, num_lines: int, line_tokens: float, expansion_tokens: float, width: int = 1
@@ -144,7 +149,7 @@ class Outlook:
 
 
 def share_of_edges_s(edges: Sequence[EdgeState], prompt_tokens: int, tokens: float) -> float:
-    """Seconds of all edges together, were they full, that one job takes from others. 0 without
+    """Seconds of these edges together, were they full, that one job takes from others. 0 without
     edges."""
     rate = sum(1.0 / _share_s(edge, prompt_tokens, tokens) for edge in edges)
     return 1.0 / rate if edges else 0.0
@@ -197,7 +202,7 @@ class _Course:
 def least_loaded(edges: Sequence[EdgeState]) -> tuple[EdgeState, ...]:
     """The edges worth looking at for one question."""
     able = [edge for edge in edges if edge.slots > 0]
-    return tuple(sorted(able, key=_load_of)[:_MAX_EDGES])
+    return tuple(sorted(able, key=_load_of)[:MAX_EDGES])
 
 
 def _load_of(edge: EdgeState) -> tuple[float, float]:

@@ -20,7 +20,6 @@ from picert.pice.objective import (
     Candidate,
     Outlook,
     Scale,
-    share_of_edges_s,
 )
 from picert.pice.quality import QualityTable, edge_quality, least_quality, sketch_quality
 from picert.pice.router import Suitability
@@ -99,7 +98,7 @@ class Options:
             cloud_seconds=0.0,
             quality=edge_quality(is_easy),
             against=against,
-            edge_seconds=share_of_edges_s(outlook.edges, outlook.prompt_tokens, question.tokens),
+            edge_seconds=outlook.edge_share_s(outlook.prompt_tokens, question.tokens),
         )
         return self._priced(candidate)
 
@@ -181,7 +180,7 @@ class Options:
 
     def _edge_share_s(self, tokens: float) -> float:
         """Of the edges, that one expansion takes."""
-        return share_of_edges_s(self._outlook.edges, NEW_PROMPT_TOKENS, tokens)
+        return self._outlook.edge_share_s(NEW_PROMPT_TOKENS, tokens)
 
     def _expansion_tokens(self, num_points: int) -> float:
         """Of each expansion, so that sketch and expansions make up the expected answer."""

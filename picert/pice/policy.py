@@ -62,9 +62,11 @@ class Load:
     num_edges: int  # alive and not on probation
     edge_slots: int = 0  # of those edges, taken and free
     num_edge_jobs: int = 0  # running at edges, waiting for one, or promised by open sketches
+    num_edge_running: int = 0  # of those, at edges
     num_cloud_running: int = 0
     edge_context: int | None = None  # smallest context among those edges, in tokens; None: unknown
-    edges: tuple[EdgeState, ...] = ()  # those edges one by one; empty: all alike, speed unknown
+    edges: tuple[EdgeState, ...] = ()  # the least loaded of those; empty: all alike, speed unknown
+    edges_share: float = 1.0  # that these have of what all edges write
     cloud_slots: int = 16  # texts that the cloud writes at once
     cloud_wait_s: float = 0.0  # until a new text of the cloud gets its first step
     price: float = 0.0  # of a cloud second, see price.py
@@ -142,22 +144,21 @@ def _options(
         price=load.price,
         edge_price=load.edge_price,
         expansion_tokens=load.expansion_tokens,
+        edges_share=load.edges_share,
     )
     return Options(question, outlook, config, quality)
 
 
 def _edge_states(load: Load) -> list[EdgeState]:
-    """The edges with their share of the jobs that wait for one."""
+    """The edges that are looked at, with their share of the jobs that wait for one."""
     edges = load.edges
     if not edges and load.num_edges > 0 and load.edge_slots > 0:
         slots = max(1, load.edge_slots // load.num_edges)
         edges = (EdgeState(slots, 0, SpeedProfile()),) * load.num_edges
-    num_slots = sum(edge.slots for edge in edges)
-    num_waiting = max(0, load.num_edge_jobs - sum(edge.num_in_flight for edge in edges))
+    num_waiting = max(0, load.num_edge_jobs - load.num_edge_running)
+    each = num_waiting / max(1, load.edge_slots)
     return [
-        replace(
-            edge, num_in_flight=edge.num_in_flight + round(num_waiting * edge.slots / num_slots)
-        )
+        replace(edge, num_in_flight=edge.num_in_flight + round(each * edge.slots))
         for edge in edges
     ]
 
@@ -267,7 +268,7 @@ def _plan_baseline(
 def edge_backlog_s(load: Load) -> float:
     """Seconds of all edges together that their jobs are expected to take. 0 without edges."""
     each = share_of_edges_s(_edge_states(load), NEW_PROMPT_TOKENS, load.expansion_tokens)
-    return load.num_edge_jobs * each
+    return load.num_edge_jobs * each * load.edges_share
 
 
 def job_deadline_s(

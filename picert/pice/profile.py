@@ -47,10 +47,12 @@ class Surface:
 
     def at(self, row: float, column: float) -> float:
         """The value there."""
-        if len(self.rows) == 1:
+        if row <= self.rows[0] or len(self.rows) == 1:
             return _along(self.columns, self.values[0], column)
-        across = [_along(self.columns, line, column) for line in self.values]
-        return _along(self.rows, across, row)
+        above = min(bisect_left(self.rows, row), len(self.rows) - 1)
+        lines = self.values[above - 1 : above + 1]
+        across = [_along(self.columns, line, column) for line in lines]
+        return _along(self.rows[above - 1 : above + 1], across, row)
 
 
 class SpeedProfile:
@@ -68,6 +70,7 @@ class SpeedProfile:
         self._decode = Surface.of([(1, 0, decode_s_per_token)])
         self._prefill_factor = 1.0
         self._decode_factors: dict[int, float] = {0: 1.0}  # log2 of the batch size -> factor
+        self._known_steps: dict[int, float] = {}  # batch -> what decode_seconds(1, batch) is now
         self.is_measured = False
 
     @classmethod
@@ -124,7 +127,15 @@ class SpeedProfile:
         """
         if tokens <= 0:
             return 0.0
-        return tokens * self._decode.at(max(1, batch), context) * self._decode_factor(batch)
+        if context:
+            return tokens * self._step_seconds(batch, context)
+        step_s = self._known_steps.get(batch)
+        if step_s is None:
+            step_s = self._known_steps[batch] = self._step_seconds(batch, 0)
+        return tokens * step_s
+
+    def _step_seconds(self, batch: int, context: int) -> float:
+        return self._decode.at(max(1, batch), context) * self._decode_factor(batch)
 
     def _decode_factor(self, batch: int) -> float:
         factors = self._decode_factors
@@ -136,6 +147,7 @@ class SpeedProfile:
     def _correct_decode(self, batch: int, surprise: float) -> None:
         factor = self._decode_factor(batch) * _nudge(surprise)
         self._decode_factors[_bucket(batch)] = _bounded(factor)
+        self._known_steps.clear()
 
 
 def predicted_seconds(

@@ -48,11 +48,16 @@ class ModelSwitch:
         """What new jobs are given to."""
         return self._by_size[self._at]
 
+    def may_switch(self, now: float) -> bool:
+        """Its last switch is long enough ago."""
+        last = self._last_switch
+        return last is None or not 0 <= now - last < self._dwell_s
+
     def decide(self, done_s: Mapping[str, float], now: float) -> Switch | None:
         """Whether to switch. `done_s`: for each model the seconds until what waits would be done if
         it were run, its own loading among them; one that is missing cannot be run.
         """
-        if self._last_switch is not None and 0 <= now - self._last_switch < self._dwell_s:
+        if not self.may_switch(now):
             return None
         current_s = done_s.get(self.model, float("inf"))
         if current_s > self._slack_s:

@@ -198,7 +198,7 @@ async def running(setting: Setting, writing: Writing) -> AsyncIterator[System]:
                 rng = writing.rng("churn", edge.hello.name)
                 living = _come_and_go(edge, setting.churn, rng, link, prompts)
                 tasks.append(asyncio.create_task(living))
-        while len(pool.views()) < len(edges):
+        while len(pool.roster) < len(edges):
             await asyncio.sleep(0)
         yield System(service, pool, setting)
     finally:

@@ -158,7 +158,7 @@ async def test_rejoined_edge_starts_with_an_empty_account() -> None:
         link.happen(PeerLeft("e", "restart"))
         link.happen(PeerJoined("e", hello("e")))
         await settle()
-        assert [view.num_in_flight for view in pool.views()] == [0]
+        assert [view.num_in_flight for view in pool.roster.views()] == [0]
 
 
 async def test_thousand_jobs_leave_no_entry_behind() -> None:
@@ -169,7 +169,7 @@ async def test_thousand_jobs_leave_no_entry_behind() -> None:
                     link.happen(PeerMessage(str(assignment.edge), expansion(index)))
                     assert len([piece async for piece in assignment]) == 1
         assert pool.num_open == 0
-        assert [view.num_in_flight for view in pool.views()] == [0, 0]
+        assert [view.num_in_flight for view in pool.roster.views()] == [0, 0]
 
 
 async def test_neighbours_that_wait_go_out_as_one_job() -> None:
@@ -196,7 +196,7 @@ async def test_place_of_a_group_is_free_when_its_last_text_is_over() -> None:
                 pass  # given up while it waited
             third = await later.enter_async_context(pool.run(job(3)))
         assert (second.edge, third.edge) == ("e", None)
-        assert [view.num_in_flight for view in pool.views()] == [1]
+        assert [view.num_in_flight for view in pool.roster.views()] == [1]
 
 
 async def test_lost_edge_ends_every_text_of_a_group() -> None:
@@ -282,7 +282,7 @@ async def test_edge_that_fails_again_and_again_gets_a_pause() -> None:
     async with pool_with("e") as (pool, link):
         for attempt in range(3):
             await failed(pool, link, attempt)
-        assert not pool.views()[0].is_available
+        assert not pool.roster.views()[0].is_available
         assert pool.load(0).num_edges == 0
         assert pool.num_failed == 3
         async with pool.run(job(attempt=9)) as assignment:
@@ -294,18 +294,18 @@ async def test_job_that_no_edge_could_do_is_not_held_against_one() -> None:
     async with pool_with("e") as (pool, link):
         for attempt in range(5):
             await failed(pool, link, attempt, code="context_length_exceeded")
-        assert pool.views()[0].is_available
+        assert pool.roster.views()[0].is_available
 
 
 async def test_drained_edge_gets_nothing_new_and_keeps_what_it_has() -> None:
     async with pool_with("e1", "e2") as (pool, link), pool.run(job(0)) as first:
         drained = str(first.edge)
-        pool.drain(drained)
+        pool.roster.drain(drained)
         async with pool.run(job(1)) as second:
             assert second.edge not in (None, drained)
         link.happen(PeerMessage(drained, expansion()))
         assert len([piece async for piece in first]) == 1
-        told = {edge["name"]: edge for edge in pool.report()}
+        told = {edge["name"]: edge for edge in pool.roster.report()}
         assert told[drained]["draining"]
         assert not told[drained]["available"]
 
@@ -313,7 +313,7 @@ async def test_drained_edge_gets_nothing_new_and_keeps_what_it_has() -> None:
 async def test_edge_that_is_not_there_cannot_be_drained() -> None:
     async with pool_with("e") as (pool, _):
         with pytest.raises(EdgeNotFound, match="not connected"):
-            pool.drain("nobody")
+            pool.roster.drain("nobody")
 
 
 async def test_edge_that_was_never_tried_is_hoped_to_be_as_fast_as_its_like() -> None:

@@ -152,7 +152,7 @@ async def test_no_question_and_no_answer_is_logged_even_at_debug(
 async def test_edges_are_listed_and_drained_by_name() -> None:
     async with cloud() as cloudy:
         cloudy.link.join("kitchen", "cellar", slots=2)
-        await eventually(lambda: len(cloudy.service._edges.views()) == 2)
+        await eventually(lambda: len(cloudy.service._edges.roster.views()) == 2)
         await cloudy.client.post("/admin/edges/cellar/drain")
         told = (await cloudy.client.get("/admin/edges")).json()["edges"]
         assert {edge["name"]: edge["available"] for edge in told} == {

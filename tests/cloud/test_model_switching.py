@@ -66,11 +66,11 @@ async def test_the_large_model_runs_until_it_would_be_late_and_again_when_all_is
                 late = [await waiting.enter_async_context(pool.run(job(n))) for n in range(2, 9)]
                 assert {assignment.edge for assignment in late} == {None}
                 assert models_sent(link) == ["large", "large"]
-                assert pool.switches == {"down": 1}
+                assert pool.roster.switches == {"down": 1}
             assert set(models_sent(link)[2:]) == {"small"}
         async with pool.run(job(9)) as alone:
             assert alone.model == "large"
-        assert pool.switches == {"down": 1, "up": 1}
+        assert pool.roster.switches == {"down": 1, "up": 1}
 
 
 async def test_a_named_model_is_kept_whatever_the_edge_runs() -> None:
@@ -87,10 +87,10 @@ async def test_without_switching_the_largest_model_writes_all() -> None:
             for n in range(2, 9):
                 await stack.enter_async_context(pool.run(job(n)))
         assert set(models_sent(link)) == {"large"}
-        assert not pool.switches
+        assert not pool.roster.switches
 
 
 async def test_each_model_has_its_share_of_the_places() -> None:
     async with pool_with() as (pool, _):
-        assert [(view.slots, view.num_in_flight) for view in pool.views()] == [(2, 0)]
-        assert pool.report()[0]["model"] == "large"
+        assert [(view.slots, view.num_in_flight) for view in pool.roster.views()] == [(2, 0)]
+        assert pool.roster.report()[0]["model"] == "large"

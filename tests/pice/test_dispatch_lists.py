@@ -40,9 +40,8 @@ class History:
 
     def step(self) -> None:
         self.now += self.rng.choice((0.0, 0.01, 0.3, 3.0))
-        action = self.rng.choice(
-            ("add", "add", "add", "pull", "pull", "remove", "remove", "recount", "edge", "tune")
-        )
+        often, rest = ("add", "pull", "remove"), ("recount", "edge", "tune", "see")
+        action = self.rng.choice((*often, *often, "add", *rest))
         getattr(self, f"_{action}")()
 
     def _edge(self) -> None:
@@ -57,6 +56,15 @@ class History:
             self.both("set_speed", self.rng.choice(self.edges), **speed(self.rng))
         elif self.edges:
             self.both("set_available", self.rng.choice(self.edges), self.rng.random() < 0.8)
+
+    def _see(self) -> None:
+        self.both("least_loaded", self.rng.randint(0, 5))
+        some = [edge for edge in self.edges if self.rng.random() < 0.5]
+        own, whole = self.twin.tokens_per_s(some), self.twin.tokens_per_s(self.edges)
+        assert self.core.share_of_speed(some) == pytest.approx(own / whole if own else 0.0)
+        for edge in self.edges:
+            others = whole - self.twin.tokens_per_s([edge])
+            assert self.core.others_tokens_per_s(edge) == pytest.approx(others)
 
     def _add(self) -> None:
         self.num_jobs += 1

@@ -184,6 +184,21 @@ class TwinLists:
     def num_free(self) -> int:
         return sum(e.slots - len(e.jobs) for e in self.edges.values() if e.is_available)
 
+    def least_loaded(self, limit: int) -> list[int]:
+        """The available edges with the smallest share of places taken, of equals the fastest."""
+        there = [edge for edge, known in self.edges.items() if known.is_available]
+
+        def rank(edge: int) -> tuple[float, float, int]:
+            known = self.edges[edge]
+            return len(known.jobs) / known.slots, known.step(1), edge
+
+        return sorted(there, key=rank)[:limit]
+
+    def tokens_per_s(self, edges: Sequence[int]) -> float:
+        """That these edges write with every place taken; those that are not available, nothing."""
+        known = [self.edges[edge] for edge in edges]
+        return sum(e.slots / e.step(e.slots) for e in known if e.is_available)
+
     def _pull_lists(self, now: float) -> tuple[int, list[int]] | None:
         def rank(listed: int) -> tuple[int, float, int, int]:
             ids = self.waiting(listed)

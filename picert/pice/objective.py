@@ -5,6 +5,7 @@ together. Pure functions over numbers; policy.py says which ways there are.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -182,13 +183,13 @@ class _Course:
         self._edge = edge
         self._reading_s = reading_s  # of one prompt
         self._read_until = 0.0
-        self._ends: list[float] = []
+        self._ends: list[float] = []  # ascending
 
     def end_s(self, at: float, tokens: float) -> float:
         """When one more job of `tokens`, ready at `at`, would be done."""
         edge = self._edge
-        held = edge.num_in_flight + sum(end > at for end in self._ends) + 1
-        rounds = math.ceil(held / edge.slots)
+        held = edge.num_in_flight + len(self._ends) - bisect_right(self._ends, at) + 1
+        rounds = -(-held // edge.slots)
         step = edge.speed.decode_seconds(1, min(held, edge.slots))
         read = max(at, self._read_until) + self._reading_s
         return read + edge.link_s + rounds * tokens * step
@@ -196,7 +197,7 @@ class _Course:
     def take(self, at: float, end: float) -> None:
         """That job is its own now."""
         self._read_until = max(at, self._read_until) + self._reading_s
-        self._ends.append(end)
+        insort(self._ends, end)
 
 
 def least_loaded(edges: Sequence[EdgeState]) -> tuple[EdgeState, ...]:

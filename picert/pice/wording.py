@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 # Scripts written without spaces: a character stands for a word, so that overlap means something.
 _UNSPACED = "\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]+)*")
+_ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")  # what the same finds in folded ASCII, sooner
 _MARKER = re.compile(
     r"<\|[^<>|\n]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
     r"|\[/?INST\]|<</?SYS>>"
@@ -28,6 +29,8 @@ STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """The words of `text`, folded in case and width, without punctuation."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -49,13 +52,15 @@ def num_new_words(text: str, known: Collection[str]) -> int:
 
 def _letters(word: str) -> str:
     """Without marks above and below, which may follow the letter they go with."""
+    if word.isascii():
+        return word
     decomposed = unicodedata.normalize("NFKD", word)
     return "".join(c for c in decomposed if not unicodedata.combining(c))
 
 
 def ngrams(sequence: Sequence[str], n: int) -> list[tuple[str, ...]]:
     """All runs of `n` neighbours, in order."""
-    return [tuple(sequence[i : i + n]) for i in range(len(sequence) - n + 1)]
+    return list(zip(*(sequence[i:] for i in range(n)), strict=False))
 
 
 def similarity(a: str, b: str) -> float:
@@ -107,7 +112,9 @@ def before_chat_marker(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` on one line: white space runs become a space, control characters are dropped."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def counted(number: int, noun: str) -> str:

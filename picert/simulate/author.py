@@ -2,7 +2,8 @@
 
 They pass the real parser, shaper and vetoes as real texts do: a sketch is a numbered list, an
 expansion takes up words of its line and says other things than its neighbours, and the share of the
-workload's that is not fit goes round in circles.
+workload's that is not fit goes round in circles. A text depends on the question and on who writes
+it, so each is made up once.
 """
 
 from __future__ import annotations
@@ -30,19 +31,25 @@ class CloudAuthor:
     def __init__(self, writing: Writing, model: str) -> None:
         self._writing = writing
         self._model = model
+        self._known: dict[tuple[str, str], list[str]] = {}  # by question and part
 
     def script(self, request_id: str, params: SamplingParams) -> Script:
         """Of `QUESTION.NUMBER/PART`, as the cloud's writer names its texts."""
         owner, _, part = request_id.rpartition("/")
-        question_id = question_of(owner)
+        key = (question_of(owner), part)
+        if key not in self._known:
+            self._known[key] = self._text(*key)
+        return _cut(self._known[key], params)
+
+    def _text(self, question_id: str, part: str) -> list[str]:
         rng = self._writing.rng(question_id, part)
         if part == "sketch":
-            return _cut(self._sketch(question_id), params)
+            return self._sketch(question_id)
         if part.startswith("repair-"):
             index = int(part.removeprefix("repair-"))
             length = self._writing.expansion(question_id, self._model, index, 0)
-            return _cut(expansion(rng, length, line_of(self._writing, question_id, index)), params)
-        return _cut(_prose(rng, self._writing.answer(question_id) + 1), params)
+            return expansion(rng, length, line_of(self._writing, question_id, index))
+        return _prose(rng, self._writing.answer(question_id) + 1)
 
     def _sketch(self, question_id: str) -> list[str]:
         """Its first number is in the prompt."""
@@ -54,27 +61,36 @@ class CloudAuthor:
 
 
 class EdgeAuthor:
-    """A model of an edge's: expansions, and whole answers."""
+    """A model of edges': expansions, and whole answers."""
 
     def __init__(self, writing: Writing, model: str) -> None:
         self._writing = writing
         self._model = model
+        self._known: dict[tuple[str, int, int, bool], tuple[list[str], float]] = {}
 
     def script(self, request_id: str, params: SamplingParams) -> Script:
         """Of `QUESTION.NUMBER/SEGMENT/ATTEMPT`, as an edge's worker names its texts. Only
         expansions have a stop: they are one paragraph."""
         owner, index, attempt = request_id.rsplit("/", 2)
-        question_id, place = question_of(owner), (int(index), int(attempt))
-        rng = self._writing.rng(question_id, self._model, *place, bool(params.stop))
+        key = (question_of(owner), int(index), int(attempt), bool(params.stop))
+        if key not in self._known:
+            self._known[key] = self._text(*key)
+        tokens, mean_logprob = self._known[key]
+        return _cut(tokens, params, mean_logprob)
+
+    def _text(
+        self, question_id: str, index: int, attempt: int, is_expansion: bool
+    ) -> tuple[list[str], float]:
+        """Its tokens, and how sure the model is of them."""
+        writing, model, place = self._writing, self._model, (index, attempt)
+        rng = writing.rng(question_id, model, *place, is_expansion)
         mean_logprob = min(0.0, rng.gauss(_LOGPROB_MEAN, _LOGPROB_STD))
-        if not params.stop:
-            whole = _prose(rng, self._writing.whole(question_id, self._model))
-            return _cut(whole, params, mean_logprob)
-        length = self._writing.expansion(question_id, self._model, *place)
-        if self._writing.is_unfit(question_id, self._model, *place):
-            return _cut(_round(rng, length), params, mean_logprob)
-        line = line_of(self._writing, question_id, place[0])
-        return _cut(expansion(rng, length, line), params, mean_logprob)
+        if not is_expansion:
+            return _prose(rng, writing.whole(question_id, model)), mean_logprob
+        length = writing.expansion(question_id, model, *place)
+        if writing.is_unfit(question_id, model, *place):
+            return _round(rng, length), mean_logprob
+        return expansion(rng, length, line_of(writing, question_id, index)), mean_logprob
 
 
 def question_of(request_id: str) -> str:

@@ -218,15 +218,17 @@ async def _come_and_go(
 
 
 def _edges(setting: Setting, writing: Writing, tokenizer: WordTokenizer) -> list[Edge]:
-    """Neighbours share a host, as many as the setting says."""
+    """Neighbours share a host, as many as the setting says; edges with one model, its author."""
     loop = asyncio.get_running_loop()
+    names = {runs.model for models in setting.edges for runs in models}
+    authors = {name: EdgeAuthor(writing, name) for name in names}
     edges = []
     for number, models in enumerate(setting.edges):
         if number % setting.edges_per_host == 0:
             host = Host(loop)
         loops = {
             runs.model: _loop(
-                runs, host, EdgeAuthor(writing, runs.model), tokenizer, _telling(setting, 0.0)
+                runs, host, authors[runs.model], tokenizer, _telling(setting, 0.0)
             )
             for runs in models
         }

@@ -14,7 +14,7 @@ import msgspec
 from picert.config import PolicyConfig
 from picert.errors import ConfigError
 from picert.simulate.clock import run
-from picert.simulate.figures import Row, figures
+from picert.simulate.figures import Figures, Row
 from picert.simulate.load import Load, LoadGenerator, LoadResult
 from picert.simulate.questions import Question, name_of, pick
 from picert.simulate.system import Setting, running
@@ -44,7 +44,8 @@ class _Arrival(msgspec.Struct):
 def simulate(cell: Cell) -> Row:
     """The figures of a cell, named as bench_pice.py names those that it measures."""
     began = time.perf_counter()
-    result = run(lambda: _run(cell))
+    sums = Figures()
+    result = run(lambda: _run(cell, sums))
     setting = cell.setting
     return {
         **{"bench": "simulate", "mode": mode_name(setting.policy), "load": cell.load.name},
@@ -54,7 +55,7 @@ def simulate(cell: Cell) -> Row:
         "link_rtt_ms": round(1000 * setting.network.rtt_s, 3),
         "loss": setting.network.loss,
         "churn_per_hour": setting.churn.per_hour,
-        **figures(result),
+        **sums.row(result),
         "clients": cell.num_clients,
         "seed": setting.seed,
         "max_tokens": setting.max_tokens,
@@ -94,12 +95,12 @@ def read_trace(path: Path) -> tuple[float, ...]:
     return times
 
 
-async def _run(cell: Cell) -> LoadResult:
+async def _run(cell: Cell, sums: Figures) -> LoadResult:
     setting = cell.setting
     questions: Sequence[Question] = questions_of(cell)
     clock = asyncio.get_running_loop().time
     async with running(setting, Writing(cell.workload, setting.seed)) as system:
         generator = LoadGenerator(system.ask, clock, asyncio.sleep, cell.num_clients, setting.seed)
-        result = await generator.run(cell.load, questions, None)
+        result = await generator.run(cell.load, questions, None, lambda _, a: sums.add(a))
         system.self_check()
         return result

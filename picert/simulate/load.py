@@ -16,14 +16,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from array import array
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from picert.messages import Done
 from picert.simulate.questions import Question
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
+_MIN_TASKS = 64  # open ones among so many are told apart from those that have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Answered:
 
 
 Ask = Callable[[Question], Awaitable[Answered]]
+Keep = Callable[[int, Answered], None]  # with the number of the question
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Load:
 class LoadResult:
     """What came of a load: the first answer to each question, and rates a minute."""
 
-    answers: tuple[Answered, ...]
+    answers: tuple[Answered, ...]  # in the order of the questions; none if somebody else kept them
     requests_per_min: float | None
     offered_per_min: float | None  # of Poisson arrivals
     rate_latencies_s: tuple[float, ...]  # of the answers that the rate rests on
@@ -98,52 +101,78 @@ class LoadGenerator:
     seed: int
 
     async def run(
-        self, load: Load, questions: Sequence[Question], direct_per_min: float | None
+        self,
+        load: Load,
+        questions: Sequence[Question],
+        direct_per_min: float | None,
+        keep: Keep | None = None,
     ) -> LoadResult:
-        """Every question once, more when saturated. `direct_per_min` is needed by Poisson loads."""
+        """Every question once, more when saturated. `direct_per_min` is needed by Poisson loads.
+        Where `keep` is given it gets each answer as it comes, and the result has none."""
+        kept: dict[int, Answered] = {}
+        result = await self._run(load, questions, direct_per_min, keep or kept.__setitem__)
+        return replace(result, answers=tuple(kept[number] for number in sorted(kept)))
+
+    async def _run(
+        self, load: Load, questions: Sequence[Question], direct_per_min: float | None, keep: Keep
+    ) -> LoadResult:
         if load.share is not None:
             assert direct_per_min is not None
-            return await self._poisson(questions, load.share * direct_per_min)
+            return await self._poisson(questions, load.share * direct_per_min, keep)
         if load.per_min is not None:
-            return await self._poisson(questions, load.per_min)
+            return await self._poisson(questions, load.per_min, keep)
         if load.times:
-            return await self._at(load.times, questions, None)
+            return await self._at(load.times, questions, None, keep)
         if load.name == "light":
-            return await self._one_at_a_time(questions)
-        return await self._saturated(questions)
+            return await self._one_at_a_time(questions, keep)
+        return await self._saturated(questions, keep)
 
-    async def _one_at_a_time(self, questions: Sequence[Question]) -> LoadResult:
-        began = self.clock()
-        answers = [await self.ask(question) for question in questions]
-        return self._counted(answers, self.clock() - began, None)
+    async def _one_at_a_time(self, questions: Sequence[Question], keep: Keep) -> LoadResult:
+        count = _Count(self.clock(), keep)
+        for number, question in enumerate(questions):
+            count.add(number, await self.ask(question))
+        return count.result(self.clock(), None)
 
-    async def _poisson(self, questions: Sequence[Question], per_min: float) -> LoadResult:
+    async def _poisson(
+        self, questions: Sequence[Question], per_min: float, keep: Keep
+    ) -> LoadResult:
         rng = random.Random(self.seed)
         times = itertools.accumulate(rng.expovariate(per_min / 60) for _ in questions)
-        return await self._at(times, questions, per_min)
+        return await self._at(times, questions, per_min, keep)
 
     async def _at(
-        self, times: Iterable[float], questions: Sequence[Question], per_min: float | None
+        self,
+        times: Iterable[float],
+        questions: Sequence[Question],
+        per_min: float | None,
+        keep: Keep,
     ) -> LoadResult:
         """Arrivals do not wait for answers."""
-        began = self.clock()
-        tasks: list[asyncio.Task[Answered]] = []
+        count = _Count(self.clock(), keep)
+        tasks: list[asyncio.Task[None]] = []
+        most = _MIN_TASKS
+
+        async def one(number: int, question: Question) -> None:
+            count.add(number, await self.ask(question))
+
         try:
-            for due, question in zip(times, questions, strict=False):
-                await self.sleep(max(0.0, began + due - self.clock()))
-                tasks.append(asyncio.ensure_future(self.ask(question)))
-            answers = await asyncio.gather(*tasks)
+            for due, (number, question) in zip(times, enumerate(questions), strict=False):
+                await self.sleep(max(0.0, count.began + due - self.clock()))
+                if len(tasks) >= most:
+                    tasks = [task for task in tasks if not _has_ended(task)]
+                    most = max(_MIN_TASKS, 2 * len(tasks))
+                tasks.append(asyncio.ensure_future(one(number, question)))
+            await asyncio.gather(*tasks)
         finally:
             await _cancel(tasks)
-        return self._counted(answers, self.clock() - began, per_min)
+        return count.result(self.clock(), per_min)
 
-    async def _saturated(self, questions: Sequence[Question]) -> LoadResult:
+    async def _saturated(self, questions: Sequence[Question], keep: Keep) -> LoadResult:
         """Throughput by Little's law: clients in flight over the mean time of an answer. It counts
         the first questions issued, at least two of each client, while later ones keep the system
         full: so neither a ramp nor a tail nor clients in step distort it."""
-        began = self.clock()
         num_counted = max(len(questions), 2 * self.num_clients)
-        answers: dict[int, Answered] = {}
+        count = _Count(self.clock(), lambda n, a: keep(n, a) if n < len(questions) else None)
         numbers = itertools.count()
         all_counted = asyncio.Event()
 
@@ -152,8 +181,8 @@ class LoadGenerator:
                 number = next(numbers)
                 answer = await self.ask(questions[number % len(questions)])
                 if number < num_counted:
-                    answers[number] = answer
-                if len(answers) == num_counted:
+                    count.add(number, answer)
+                if count.num_answers == num_counted:
                     all_counted.set()
                 await self.sleep(0)  # an answer that fails at once must not starve the others
 
@@ -162,31 +191,48 @@ class LoadGenerator:
         try:
             await asyncio.wait([finished, *clients], return_when=asyncio.FIRST_COMPLETED)
             for task in clients:
-                if task.done():
-                    task.result()
+                _has_ended(task)
             await finished
         finally:
             await _cancel([finished, *clients])
-        counted = [answers[number] for number in range(num_counted)]
-        good = sum(answer.error is None for answer in counted)
-        mean_s = sum(answer.latency_s for answer in counted) / num_counted
-        rate = 60 * self.num_clients / mean_s * good / num_counted if mean_s > 0 else None
-        return LoadResult(
-            answers=tuple(counted[: len(questions)]),
-            requests_per_min=rate,
-            offered_per_min=None,
-            rate_latencies_s=tuple(answer.latency_s for answer in counted),
-            num_sent=next(numbers),
-            seconds=self.clock() - began,
-        )
+        mean_s = sum(count.latencies_s) / num_counted
+        rate = 60 * self.num_clients / mean_s * count.num_good / num_counted if mean_s > 0 else None
+        result = count.result(self.clock(), None)
+        return replace(result, requests_per_min=rate, num_sent=next(numbers))
 
-    def _counted(
-        self, answers: Sequence[Answered], seconds: float, offered: float | None
-    ) -> LoadResult:
-        good = sum(answer.error is None for answer in answers)
-        rate = 60 * good / seconds if seconds > 0 else None
-        latencies = tuple(answer.latency_s for answer in answers)
-        return LoadResult(tuple(answers), rate, offered, latencies, len(answers), seconds)
+
+class _Count:
+    """Answers as they come: a number of each is kept here, the rest is the keeper's."""
+
+    def __init__(self, began: float, keep: Keep) -> None:
+        self.began = began
+        self.latencies_s = array("d")  # by number, of a million answers in 8 MB
+        self.num_answers = 0
+        self.num_good = 0
+        self._keep = keep
+
+    def add(self, number: int, answer: Answered) -> None:
+        """One answer more."""
+        missing = number + 1 - len(self.latencies_s)
+        self.latencies_s.extend([0.0] * missing)  # those before it are on their way
+        self.latencies_s[number] = answer.latency_s
+        self.num_answers += 1
+        self.num_good += answer.error is None
+        self._keep(number, answer)
+
+    def result(self, now: float, offered: float | None) -> LoadResult:
+        """Of arrivals that do not hang on answers."""
+        seconds = now - self.began
+        rate = 60 * self.num_good / seconds if seconds > 0 else None
+        latencies = tuple(self.latencies_s)
+        return LoadResult((), rate, offered, latencies, len(latencies), seconds)
+
+
+def _has_ended(task: asyncio.Task[None]) -> bool:
+    """Raises what ended it, if anything did."""
+    if task.done():
+        task.result()
+    return task.done()
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:

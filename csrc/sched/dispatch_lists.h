@@ -81,7 +81,8 @@ class DispatchLists {
   double running_s(EdgeId edge, double now) const { return at(edge).running_s(now); }
   // What all available edges but one write with every place taken.
   double others_tokens_per_s(EdgeId edge) const;
-  // The available edges with the smallest share of their places taken, of equals the fastest; at most `limit`.
+  // The available edges with the smallest share of their places taken, of equals the fastest; at most
+  // `limit`.
   std::vector<EdgeId> least_loaded(int32_t limit) const;
   // Of what all available edges write with every place taken, the share that these do.
   double share_of_speed(const std::vector<EdgeId>& edges) const;

@@ -19,7 +19,9 @@ def add_admin(app: FastAPI, service: CloudService, pool: EdgePool, link: ServerL
     async def list_edges() -> dict[str, Any]:
         """Every registered edge: its state, its models, what it holds."""
         peers = link.peers
-        return {"edges": [{**edge, **_beat(peers.get(edge["name"]))} for edge in pool.roster.report()]}
+        return {
+            "edges": [{**edge, **_beat(peers.get(edge["name"]))} for edge in pool.roster.report()]
+        }
 
     @app.post("/admin/drain")
     async def drain() -> dict[str, Any]:

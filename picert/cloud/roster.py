@@ -12,7 +12,6 @@ from collections import Counter, deque
 from typing import Any
 
 from picert.cloud.assignment import Clock
-from picert.cloud.breaker import Breaker
 from picert.cloud.seat import EdgeLink, EdgeView, Seat
 from picert.config import PolicyConfig
 from picert.errors import EdgeNotFound

@@ -95,14 +95,29 @@ def cells(flags: argparse.Namespace) -> Iterator[Cell]:
 def loads(flags: argparse.Namespace) -> list[Load]:
     """A trace, rates, or clients that wait for their answers; one is light load. Raises
     ConfigError."""
+    swing, period_s = flags.rate_swing, flags.rate_period_s
+    if not (0 <= swing <= 1 and period_s > 0):
+        raise ConfigError(
+            f"--rate-swing is {swing:g} and --rate-period-s {period_s:g}: a share from 0 to 1 and "
+            "a time over 0 are wanted"
+        )
+    if swing and (flags.trace or not flags.rate):
+        raise ConfigError("--rate-swing needs --rate: a trace and clients have their own times")
     if flags.trace:
         return [Load("trace", times=read_trace(Path(flags.trace)))]
     if flags.rate:
         rates = _list(flags, "rate", _amount)
         if not all(rates):
             raise ConfigError("--rate must be over 0")
-        return [Load(f"{rate:g}/min", per_min=rate) for rate in rates]
+        return [
+            Load(_rate_name(rate, swing), per_min=rate, swing=swing, period_s=period_s)
+            for rate in rates
+        ]
     return [Load("light" if flags.clients == 1 else "saturated")]
+
+
+def _rate_name(rate: float, swing: float) -> str:
+    return f"{rate:g}/min" + (f"±{swing:.0%}" if swing else "")
 
 
 def told(row: Row) -> str:

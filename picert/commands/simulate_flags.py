@@ -25,10 +25,7 @@ def add_simulate_flags(parser: argparse.ArgumentParser, cloud_model: str, edge_m
     add("--edges", default="2", help="number of edges, or several: 1,10,100 (default: %(default)s)")
     add("--mode", default="pice", help="of the cloud, or several (default: %(default)s)")
     _add_int(add, "--edges-per-host", "that share a machine (default: %(default)s)", 1)
-    _add_int(add, "--requests", "(default: %(default)s)", 100)
-    _add_int(add, "--clients", "each with a question in flight (default: %(default)s)", 16)
-    add("--rate", help="questions a minute, Poisson, or several; instead of clients")
-    add("--trace", metavar="FILE", help="JSON lines with at_s, when questions come; instead")
+    _add_load_flags(add)
     add("--link-rtt-ms", default="0", help="round trip, or several (default: %(default)s)")
     add("--loss", default="0", help="share of messages sent again (default: %(default)s)")
     add("--churn", default="0", help="crashes of each edge in an hour (default: %(default)s)")
@@ -49,6 +46,28 @@ def add_simulate_flags(parser: argparse.ArgumentParser, cloud_model: str, edge_m
     add("--json", action="store_true", help="one JSON object a line, for `picert report`")
     add_flags(parser, POLICY_FLAGS)
     parser.set_defaults(config=None)
+
+
+def _add_load_flags(add: Callable[..., Any]) -> None:
+    """When questions come."""
+    _add_int(add, "--requests", "(default: %(default)s)", 100)
+    _add_int(add, "--clients", "each with a question in flight (default: %(default)s)", 16)
+    add("--rate", help="questions a minute, Poisson, or several; instead of clients")
+    add(
+        "--rate-swing",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="by which --rate goes up and down, 0 to 1 (default: %(default)s)",
+    )
+    add(
+        "--rate-period-s",
+        type=float,
+        default=3600.0,
+        metavar="SECONDS",
+        help="from one peak of it to the next (default: %(default)s)",
+    )
+    add("--trace", metavar="FILE", help="JSON lines with at_s, when questions come; instead")
 
 
 def _add_int(add: Callable[..., Any], name: str, text: str, default: int) -> None:

@@ -158,8 +158,7 @@ def _edge_states(load: Load) -> list[EdgeState]:
     num_waiting = max(0, load.num_edge_jobs - load.num_edge_running)
     each = num_waiting / max(1, load.edge_slots)
     return [
-        replace(edge, num_in_flight=edge.num_in_flight + round(each * edge.slots))
-        for edge in edges
+        replace(edge, num_in_flight=edge.num_in_flight + round(each * edge.slots)) for edge in edges
     ]
 
 

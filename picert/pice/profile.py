@@ -13,6 +13,7 @@ from picert.messages import SpeedCurve
 
 _RATE = 0.2  # weight of a new sample in the exponential mean
 _MAX_SURPRISE = 8.0  # one sample moves an estimate as if it were at most this factor off
+_MAX_KNOWN = 1024  # lengths of prompts whose seconds are remembered
 _MIN_FACTOR, _MAX_FACTOR = 1e-3, 1e3  # how far samples may ever move a table
 
 Point = tuple[int, int, float]
@@ -71,6 +72,7 @@ class SpeedProfile:
         self._prefill_factor = 1.0
         self._decode_factors: dict[int, float] = {0: 1.0}  # log2 of the batch size -> factor
         self._known_steps: dict[int, float] = {}  # batch -> what decode_seconds(1, batch) is now
+        self._known_reads: dict[int, float] = {}  # tokens of one prompt -> the table's seconds
         self.is_measured = False
 
     @classmethod
@@ -119,7 +121,14 @@ class SpeedProfile:
         """Predicted seconds to read `batch` prompts of `tokens` tokens each, together."""
         if tokens <= 0:
             return 0.0
-        return self._prefill.at(tokens, batch) * self._prefill_factor
+        if batch > 1:
+            return self._prefill.at(tokens, batch) * self._prefill_factor
+        known = self._known_reads
+        if tokens not in known:
+            if len(known) >= _MAX_KNOWN:
+                known.clear()
+            known[tokens] = self._prefill.at(tokens, batch)
+        return known[tokens] * self._prefill_factor
 
     def decode_seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
         """Predicted seconds for one sequence to get `tokens` tokens in a batch of `batch`, each of

@@ -101,10 +101,10 @@ class Figures:
     def _route_figures(self) -> Row:
         """Shares of the routes taken, and what happened on the way of the sketched ones."""
         num_good, sketched = len(self._latency_ms), self._routes["sketch"]
-        tokens = self._tokens
+        tokens, routes = self._tokens, sorted((+self._routes).items())
         return {
             "answer_tokens_mean": _ratio(tokens["answer"], num_good, 1),
-            "routes": {name: round(n / num_good, 3) for name, n in sorted(self._routes.items()) if n},
+            "routes": {name: round(n / num_good, 3) for name, n in routes},
             "sketch_ratio": _ratio(tokens["sketch"], tokens["sketched"], 3),
             "segments_mean": _ratio(self._num_segments, sketched, 2),
             "segments_by_model": dict(sorted(self._writers.items())),

@@ -4,7 +4,7 @@ light       one at a time: the next question comes when the last one is answered
             Poisson arrivals whose rate goes to nothing, without the hours between them.
 half        Poisson arrivals at half the rate that `direct` reaches when saturated.
 0.8, 2 …    Poisson arrivals at so many times that rate.
-N/min       Poisson arrivals at this rate.
+N/min       Poisson arrivals at this rate, which may swing as it does over a day.
 trace       at the times of a trace.
 saturated   a fixed number of clients, each with one question in flight, always.
 
@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 from array import array
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from picert.messages import Done
@@ -54,6 +55,8 @@ class Load:
     share: float | None = None
     per_min: float | None = None
     times: tuple[float, ...] = ()
+    swing: float = 0.0  # of `per_min`: it goes up and down by this share of itself
+    period_s: float = 3600.0  # from one peak to the next
 
     @property
     def is_poisson(self) -> bool:
@@ -118,9 +121,9 @@ class LoadGenerator:
     ) -> LoadResult:
         if load.share is not None:
             assert direct_per_min is not None
-            return await self._poisson(questions, load.share * direct_per_min, keep)
+            return await self._poisson(load, questions, load.share * direct_per_min, keep)
         if load.per_min is not None:
-            return await self._poisson(questions, load.per_min, keep)
+            return await self._poisson(load, questions, load.per_min, keep)
         if load.times:
             return await self._at(load.times, questions, None, keep)
         if load.name == "light":
@@ -134,10 +137,9 @@ class LoadGenerator:
         return count.result(self.clock(), None)
 
     async def _poisson(
-        self, questions: Sequence[Question], per_min: float, keep: Keep
+        self, load: Load, questions: Sequence[Question], per_min: float, keep: Keep
     ) -> LoadResult:
-        rng = random.Random(self.seed)
-        times = itertools.accumulate(rng.expovariate(per_min / 60) for _ in questions)
+        times = arrivals(random.Random(self.seed), per_min / 60, load.swing, load.period_s)
         return await self._at(times, questions, per_min, keep)
 
     async def _at(
@@ -199,6 +201,19 @@ class LoadGenerator:
         rate = 60 * self.num_clients / mean_s * count.num_good / num_counted if mean_s > 0 else None
         result = count.result(self.clock(), None)
         return replace(result, requests_per_min=rate, num_sent=next(numbers))
+
+
+def arrivals(
+    rng: random.Random, per_s: float, swing: float = 0.0, period_s: float = 3600.0
+) -> Iterator[float]:
+    """Poisson arrivals without end, at `per_s` times `1 + swing * sin` of the time: those at the
+    peak's rate, of which fewer are kept the lower the rate is."""
+    now = 0.0
+    while True:
+        now += rng.expovariate(per_s * (1 + swing))
+        rate = 1 + swing * math.sin(math.tau * now / period_s)
+        if not swing or rng.random() * (1 + swing) < rate:
+            yield now
 
 
 class _Count:

@@ -227,9 +227,7 @@ def _edges(setting: Setting, writing: Writing, tokenizer: WordTokenizer) -> list
         if number % setting.edges_per_host == 0:
             host = Host(loop)
         loops = {
-            runs.model: _loop(
-                runs, host, authors[runs.model], tokenizer, _telling(setting, 0.0)
-            )
+            runs.model: _loop(runs, host, authors[runs.model], tokenizer, _telling(setting, 0.0))
             for runs in models
         }
         edges.append(Edge(_hello(f"edge-{number + 1}", models), loops))

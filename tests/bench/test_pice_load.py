@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Callable
+from random import Random
 
 import pytest
 from scripted_service import DONE
 
-from picert.simulate.load import Answered, Load, LoadGenerator, LoadResult, parse_load
+from picert.simulate.load import (
+    Answered,
+    Load,
+    LoadGenerator,
+    LoadResult,
+    arrivals,
+    parse_load,
+)
 from picert.simulate.questions import Question
 
 QUESTIONS = [
@@ -100,6 +109,46 @@ async def test_failed_answers_count_as_failures_and_not_in_the_rate() -> None:
     result, _ = await run("saturated", lambda q: -1.0 if int(q.id) % 2 else 1.0)
     assert [a.error for a in result.answers] == [None, "it broke"] * 6
     assert result.requests_per_min == pytest.approx(60 * 3 / 1.0 / 2)
+
+
+def test_a_rate_that_swings_has_its_mean_and_its_peaks() -> None:
+    times = list(itertools.takewhile(lambda t: t < 4000.0, arrivals(Random(1), 5.0, 0.8, 1000.0)))
+    assert len(times) == pytest.approx(4000 * 5, rel=0.02)
+    high = sum(t % 1000 < 500 for t in times) / len(times)
+    assert high == pytest.approx(0.5 + 0.8 / math.pi, abs=0.02)
+
+
+async def test_answers_that_somebody_else_keeps_are_not_in_the_result() -> None:
+    time, kept = VirtualTime(), {}
+
+    async def ask(question: Question) -> Answered:
+        await time.sleep(10.0 - int(question.id) % 7)
+        return Answered(question, "", time.now, None, DONE)
+
+    generator = LoadGenerator(ask, lambda: time.now, time.sleep, 1, 0)
+    load = Load("trace", times=tuple(map(float, range(12))))
+    running = generator.run(load, QUESTIONS, None, kept.__setitem__)
+    result = await time.drive(asyncio.ensure_future(running))
+    assert result.answers == ()
+    assert [kept[n].question for n in range(12)] == QUESTIONS
+    assert list(result.rate_latencies_s) == [kept[n].latency_s for n in range(12)]
+
+
+async def test_arrivals_hold_no_task_of_what_was_answered_long_ago() -> None:
+    time, most_open = VirtualTime(), 0
+
+    async def ask(question: Question) -> Answered:
+        nonlocal most_open
+        await time.sleep(0.5)
+        most_open = max(most_open, len(asyncio.all_tasks()))
+        return Answered(question, "", 0.5, None, DONE)
+
+    generator = LoadGenerator(ask, lambda: time.now, time.sleep, 1, 0)
+    load = Load("trace", times=tuple(map(float, range(1000))))
+    running = generator.run(load, QUESTIONS * 100, None, lambda number, answer: None)
+    result = await time.drive(asyncio.ensure_future(running))
+    assert len(result.rate_latencies_s) == 1000
+    assert most_open < 10
 
 
 @pytest.mark.parametrize("text", ["heavy", "0", "-1", "nan", ""])

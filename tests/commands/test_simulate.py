@@ -48,6 +48,8 @@ def test_parts_are_switched_off_by_the_flags_of_the_cloud(
         ("--loss 1.5", "--loss is '1.5'"),
         ("--mode best", "--mode is 'best'"),
         ("--rate 0", "--rate must be over 0"),
+        ("--rate 60 --rate-swing 2", "--rate-swing is 2"),
+        ("--rate-swing 0.5", "--rate-swing needs --rate"),
         ("--classes odd", "--classes: class 'odd' is unknown"),
         ("--trace nowhere.jsonl", "trace nowhere.jsonl"),
         ("--slack -1", "--slack"),

@@ -1,8 +1,19 @@
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from picert.pice import wording
 
 
 def test_words_fold_case_and_width_and_drop_punctuation() -> None:
     assert wording.words("Don’t STOP — ＡＢＣ, 3.5!") == ["don’t", "stop", "abc", "3", "5"]
+
+
+@given(st.text(st.characters(max_codepoint=0x7F)) | st.text("aB'’ _-.1\n"))
+def test_words_of_ascii_text_are_those_of_any_text(text: str) -> None:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    assert wording.words(text) == wording._WORD.findall(folded)
 
 
 def test_scripts_without_spaces_give_a_word_per_character() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from picert.errors import ConfigError, ModelNotFound
 from picert.pice.profile_file import ModelProfile, ProfileFile
 from picert.simulate.machines import OWN_FILE, Fleet, derived_profile, read_machines
+from picert.simulate.questions import CLASSES
 from picert.simulate.workload import OWN_FILE as OWN_WORKLOAD
 from picert.simulate.workload import Lengths, Workload, Writing, read_workload
 
@@ -58,7 +60,10 @@ def test_a_measured_model_is_what_its_profile_says_and_may_be_believed_otherwise
 
 def test_own_workload_tells_lengths_of_each_kind() -> None:
     found = read_workload(OWN_WORKLOAD)
-    assert all(q.answer and q.lines and q.expansions for q in found.questions)
+    counts = Counter(question.question_class for question in found.questions)
+    assert set(counts) == set(CLASSES)
+    assert min(counts.values()) >= 10
+    assert all(q.answer and q.lines and q.expansions and q.whole for q in found.questions)
 
 
 def test_a_length_that_was_measured_counts_and_others_are_drawn_once() -> None:

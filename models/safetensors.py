@@ -166,8 +166,8 @@ def _tensor(entry: object, name: str, body: NDArray[np.uint8], path: Path) -> Ra
     dtype = _DTYPES.get(fields.text("dtype"))
     if dtype is None:
         raise ModelError(
-            f"{path}: tensor {name[:80]!r} is of type {fields.text('dtype')[:20]}, supported are "
-            f"{', '.join(_DTYPES)}: take another file"
+            f"{path}: tensor {name[:80]!r} is of type {fields.text('dtype')[:20]!r}, supported "
+            f"are {', '.join(_DTYPES)}: take another file"
         )
     shape, offsets = fields.integers("shape"), fields.integers("data_offsets")
     if not 1 <= len(shape) <= 8 or any(n < 1 for n in shape) or len(offsets) != 2:

@@ -22,12 +22,21 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from picert.errors import InvalidRequest, ModelError
+from picert.models.template_costs import (
+    OverLimit,
+    binop_size,
+    check_numbers,
+    check_round,
+    extent,
+    format_size,
+    text_size,
+)
 
 RENDER_LIMIT_S = 1.0
 MAX_TEMPLATE_CHARS = 128 << 10
 MIN_BUDGET_CHARS = 4 << 20  # what a template may make, over all its operations …
 BUDGET_PER_CHAR = 64  # … and for each character of the messages
-_MAX_DEPTH = 20
+_MAX_PATTERN = 100  # characters of strftime_now's; each may ask for many
 _GENERATION_TAG = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 # Filters a template may use: those that make text of their arguments, and those that do not.
 _TEXT_FILTERS = frozenset(
@@ -48,10 +57,6 @@ _FILTERS = _TEXT_FILTERS | _PLAIN_FILTERS
 
 class _Refused(Exception):
     """The template called raise_exception: the messages are not what it takes."""
-
-
-class _OverLimit(Exception):
-    """The template ran too long or made too much text."""
 
 
 def compile_template(source: str) -> CodeType:
@@ -82,7 +87,7 @@ def run_template(
     fails, runs for over RENDER_LIMIT_S or makes too much text.
     """
     try:
-        environment = _Sandbox(_extent(variables), clock)
+        environment = _Sandbox(extent(variables), clock)
         template = Template.from_code(environment, code, environment.make_globals(None))
         return "".join(template.generate(variables))
     except _Refused as refusal:
@@ -94,7 +99,7 @@ def run_template(
 class _Sandbox(ImmutableSandboxedEnvironment):
     """The environment of one rendering, which holds its budget."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "*", "**", "%", "//"})
 
     def __init__(self, input_chars: int, clock: Callable[[], float]) -> None:
         # Not optimised: constants would be computed at compile time, outside any budget.
@@ -113,18 +118,20 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.filters = dict(_PAID_FILTERS)
         self.filters["tick"] = pass_context(partial(self._tick))
         self.filters["concat"] = pass_context(partial(self._concat))
+        self.filters["made"] = pass_context(partial(self._made))
+        self.tests = {**self.tests, "divisibleby": _is_divisible}
 
     def spend(self, size: int = 0) -> None:
-        """Pay for an operation that makes `size` characters or items. Raises _OverLimit."""
+        """Pay for an operation that makes `size` characters or items. Raises OverLimit."""
         self._budget -= size + 1
         if self._budget < 0:
-            raise _OverLimit("it makes too much text")
+            raise OverLimit("it makes too much text")
         if self._clock() > self._deadline:
-            raise _OverLimit(f"it takes over {RENDER_LIMIT_S:g} s")
+            raise OverLimit(f"it takes over {RENDER_LIMIT_S:g} s")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """`left operator right`, paid for before it is done."""
-        self.spend(_binop_size(operator, left, right))
+        self.spend(binop_size(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -134,7 +141,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(owner, (str, bytes, int)):
             given = (*args, *kwargs.values())
             name = getattr(function, "__name__", "")
-            self.spend(_format_size(owner, given) if formatted else _size(name, owner, given))
+            self.spend(format_size(owner, given) if formatted else text_size(name, owner, given))
+        elif isinstance(function, type):  # dict, namespace and the like hold what they are given
+            self.spend(extent([*args, *kwargs.values()]))
         else:
             self.spend()
         return super().call(context, function, *args, **kwargs)
@@ -146,12 +155,18 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def _concat(self, context: Context, parts: list[Any]) -> str:
         """The `~` operator."""
-        self.spend(_extent(parts))
+        self.spend(extent(parts))
         return "".join(map(str, parts))
+
+    def _made(self, context: Context, value: Any) -> Any:
+        """Stands behind every list, tuple and mapping that is written out: what stands in it twice
+        is twice as long, whoever compares it or writes it later."""
+        self.spend(extent(value))
+        return value
 
     def _output(self, value: Any) -> Any:
         """Stands before every value that becomes output."""
-        self.spend(_extent(value))
+        self.spend(extent(value))
         return value
 
 
@@ -167,8 +182,10 @@ def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if name in _TEXT_FILTERS:
             if name == "join":
                 value = list(value)
-            environment.spend(_size(name, value, (*given, *kwargs.values())))
+            environment.spend(text_size(name, value, (*given, *kwargs.values())))
         else:
+            if name == "round":
+                check_round(value, (*given, *kwargs.values()))
             environment.spend(len(value) if isinstance(value, (Sequence, Mapping)) else 0)
         passed = {"context": context, "eval_context": context.eval_ctx, "environment": environment}
         return function(*([passed[wanted]] if wanted else []), value, *given, **kwargs)
@@ -176,73 +193,24 @@ def _paying(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return paying
 
 
-def _extent(value: Any, depth: int = 0) -> int:
-    """About how many characters `str(value)` has."""
-    if depth > _MAX_DEPTH:
-        raise _OverLimit("it nests values too deep")
-    if isinstance(value, (str, bytes)):
-        return len(value)
-    if isinstance(value, int):
-        return value.bit_length() // 3 + 1
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return len(value) + sum(_extent(item, depth + 1) for item in value)
-    return 1
-
-
-def _binop_size(operator: str, left: Any, right: Any) -> int:
-    """About how many characters an operator's result has."""
-    if operator == "%" and isinstance(left, str):
-        return _format_size(left, (right,))
-    if operator == "**" and isinstance(right, int):
-        return _extent(left) * abs(right)
-    if operator == "*":
-        for factor, other in ((left, right), (right, left)):
-            if isinstance(factor, int) and not isinstance(other, (int, float)):
-                return _extent(other) * max(factor, 0)
-    return _extent(left) + _extent(right)
-
-
-def _size(name: str, value: Any, given: Sequence[Any]) -> int:
-    """About how many characters a text filter or a method of a text makes, at most."""
-    size = _extent(value)
-    if name == "join" and given and isinstance(value, list):
-        return size + len(value) * _extent(given[0])
-    if name == "join" and given:  # the method: the separator comes first
-        items = given[0] if isinstance(given[0], (list, tuple)) else [given[0]]
-        return size * len(items) + _extent(items)
-    if name == "replace" and len(given) >= 2:
-        return size + (size + 1) * _extent(given[1])
-    widths = [item for item in given if isinstance(item, int)]
-    return (size + 1) * (1 + max(widths, default=0))
-
-
-def _format_size(template: str | bytes | int, given: Sequence[Any]) -> int:
-    """About how many characters a format string makes, at most."""
-    text = str(template)
-    if "*" in text or re.search(r"\{[^{}]*\{", text):
-        raise _OverLimit("it formats with a computed width")
-    widths = sum(int(digits) for digits in re.findall(r"\d+", text))
-    fields = text.count("{") + text.count("%")
-    return len(text) + widths + fields * _extent(list(given))
-
-
 def _add_ticks(tree: nodes.Template) -> None:
-    """Have every loop pay for each round, and write `a ~ b` as a filter that pays."""
+    """Have every loop pay for each round, and lists, mappings and `a ~ b` for what is in them."""
     for loop in tree.find_all(nodes.For):
         loop.body.insert(0, nodes.ExprStmt(_filter(nodes.Const(0), "tick")))
     for node in list(tree.find_all(nodes.Node)):
         for field, value in node.iter_fields():
             if isinstance(value, list):
-                value[:] = [_paid_concat(item) for item in value]
+                value[:] = [_paid(item) for item in value]
             else:
-                setattr(node, field, _paid_concat(value))
+                setattr(node, field, _paid(value))
 
 
-def _paid_concat(value: Any) -> Any:
+def _paid(value: Any) -> Any:
     if isinstance(value, nodes.Concat):
         return _filter(nodes.List(value.nodes), "concat", lineno=value.lineno)
+    is_read = getattr(value, "ctx", "load") == "load"  # else names to be set, in brackets
+    if isinstance(value, nodes.List | nodes.Dict | nodes.Tuple) and is_read:
+        return _filter(value, "made", lineno=value.lineno)
     return value
 
 
@@ -260,7 +228,14 @@ def _refuse(message: str) -> None:
     raise _Refused(message)
 
 
+def _is_divisible(value: Any, by: Any) -> bool:
+    check_numbers(value, by)
+    return bool(value % by == 0)
+
+
 def _strftime_now(pattern: str) -> str:
+    if len(pattern) > _MAX_PATTERN:
+        raise OverLimit(f"it formats the time with over {_MAX_PATTERN} characters")
     return datetime.now().strftime(pattern)
 
 
@@ -270,7 +245,7 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, _OverLimit | _Refused) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, OverLimit | _Refused) else f"{type(error).__name__}: {text}"
 
 
 _PAID_FILTERS: Mapping[str, Callable[..., Any]] = MappingProxyType(

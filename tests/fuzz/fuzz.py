@@ -49,6 +49,7 @@ LIMIT_S = 1.0  # of the processor: a busy machine is not a fault
 LIMIT_MEMORY = 256 << 20  # on top of what the process has before the first input
 LIMIT_BYTES = 1 << 20  # of a frame
 NASTY = tuple(n.to_bytes(8, "little") for n in (0, 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1))
+NAMES = ("codec", "gguf", "safetensors", "template", "http")
 TEMPLATE_WORDS = (
     *("{{ messages }}", "{% for m in messages %}", "{% endfor %}", "{{ m.content }}", "{% if m %}"),
     *("{% endif %}", "{% set x = 'ab' %}", "{% set x = x + x %}", "{{ x }}", "{{ x * 9999 }}"),
@@ -230,6 +231,8 @@ def problem_of(target: Target, data: bytes) -> str | None:
         return f"no end within {LIMIT_S:g} s"
     except Exception as error:  # whatever a reader lets out is what is looked for
         return f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
     return None
 
 
@@ -250,7 +253,6 @@ def bounded() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
@@ -272,15 +274,20 @@ def targets(folder: Path) -> dict[str, Callable[[], Target]]:
     }
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line: of this file, and of those that try its targets in other ways."""
+    line = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    line.add_argument("--targets", default=",".join(NAMES), help="(default: %(default)s)")
+    line.add_argument("--inputs", type=int, default=1_000_000, help="of each target")
+    line.add_argument("--seed", type=int, default=1)
+    return line
+
+
 def main() -> int:
     """Try all that is asked for; 1 if there was a find."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--targets", default="codec,gguf,safetensors,template,http")
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="of each target")
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    given = parser(__doc__).parse_args()
     finds = 0
     with tempfile.TemporaryDirectory() as folder:
         makers = targets(Path(folder))

@@ -222,6 +222,13 @@ def test_hostile_header_is_refused(llama: Path, what: str) -> None:
     assert load_or_refuse(folder) is None  # within memory
 
 
+def test_refusal_of_a_type_is_one_line_whatever_its_name(llama: Path) -> None:
+    folder = write_header(llama, {"t": entry([2], 0, 8, "F\n32")})
+    with pytest.raises(ModelError, match=r"type 'F\\n32', supported are") as error:
+        read_folder(folder)
+    assert "\n" not in error.value.message
+
+
 @pytest.mark.parametrize("length", [0, 1, 10**6, 2**63, 2**64 - 1])
 def test_header_length_beyond_the_file_is_refused(llama: Path, length: int) -> None:
     (llama / "model.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}" * 50)

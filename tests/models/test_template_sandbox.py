@@ -44,6 +44,32 @@ HOSTILE = {
     "format nested width": "{{ '{:{}}'.format(1, 999999999) }}",
     "wide bytes": "{{ (1).to_bytes(10**9, 'big') }}",
     "map of centre": "{{ ['x'] | map('center', 10**9) | list }}",
+    "join of what has no length": "{{ ('x' * 999999).join(range(9999) | map('string')) }}",
+    "indent by a text": "{{ ('a\n' * 99999) | indent('x' * 99999) }}",
+    "tojson indented by a text": "{{ range(99999) | list | tojson(indent='x' * 99999) }}",
+    "translate": "{{ ('a' * 999999).translate({97: 'x' * 999999}) }}",
+    "wide bytes by percent": "{{ '%999999999d'.encode() % 1 }}",
+    "round to great precision": "{{ 1.5 | round(10 ** 3 * 10 ** 6, 'ceil') }}",
+    "division of long numbers": (
+        "{{ (('f' * 2000000) | int(0, 16)) // (('e' * 999999) | int(0, 16)) }}"
+    ),
+    "test of long numbers": (
+        "{{ (('f' * 999999) | int(0, 16)) is divisibleby(('e' * 499999) | int(0, 16)) }}"
+    ),
+    "search from the end": "{{ ('a' * 2000000).rfind('ab' ~ 'a' * 999999) }}",
+    "trim of many": "{{ ('a' * 2000000) | trim('b' * 999999 ~ 'a') }}",
+    "comparison of nested values": "{% set a = namespace(x=1, y=1) %}{% for i in range(30) %}"
+    "{% set a.x = [a.x, a.x] %}{% set a.y = [a.y, a.y] %}{% endfor %}{{ a.x == a.y }}",
+    "hash of nested values": "{% set a = namespace(x=()) %}{% for i in range(30) %}"
+    "{% set a.x = (a.x, a.x) %}{% endfor %}{{ {a.x: 1} }}",
+    "nesting by dict": "{% set a = namespace(x=1) %}{% for i in range(40) %}"
+    "{% set a.x = dict(a=a.x, b=a.x) %}{% endfor %}{{ a.x == 2 }}",
+    "nesting by namespace": "{% set a = namespace(x=1) %}{% for i in range(40) %}"
+    "{% set a.x = namespace(a=a.x, b=a.x) %}{% endfor %}{{ a.x }}",
+    "wide nesting": "{% set a = namespace(x=[]) %}{% for i in range(18) %}"
+    "{% set a.x = [a.x, a.x, a.x, a.x] %}{% endfor %}{{ a.x | tojson }}",
+    "namespace in itself": "{% set a = namespace() %}{% set a.a = a %}{{ a }}",
+    "long pattern of time": "{{ strftime_now('%Y' * 999999) }}",
     "output": "{% set x = 'a' * 99999 %}{% for i in range(9999) %}{{ x }}{% endfor %}",
 }
 
@@ -141,6 +167,8 @@ def test_operators_give_what_jinja_gives() -> None:
     assert run(source) == "a1None 8 abab [1, 2] x-3"
     assert run("{{ '{}:{}'.format(1, 'b') }} {{ ['a', 'b'] | join(', ') }}") == "1:b a, b"
     assert run("{{ ['b', 'a'] | sort | map('upper') | join }} {{ 7 % 4 }}") == "AB 3"
+    assert run("{{ 7 // 2 }} {{ 8 is divisibleby 2 }} {{ 2.345 | round(1) }}") == "3 True 2.3"
+    assert run("{% set a, b = 3, [4] %}{{ (a, {'k': b}) }}{{ b in [b] }}") == "(3, {'k': [4]})True"
 
 
 def test_refusal_of_a_template_is_one_line() -> None:

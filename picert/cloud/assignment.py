@@ -7,7 +7,9 @@ runs is the pool's account.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
@@ -17,6 +19,7 @@ from picert.messages import AnswerJob, ExpandJob, Expansion, Hello, TextDelta
 Clock = Callable[[], float]
 Job = ExpandJob | AnswerJob
 Piece = TextDelta | Expansion
+Count = Callable[[int, int], None]  # takes tokens of prompts and tokens that were drawn
 AssignmentKey = tuple[str, int, int]  # request_id, segment index, attempt
 
 
@@ -31,6 +34,8 @@ class Assignment:
         self.registration: Hello | None = None  # of that edge; when it joins anew it has another
         self.open = set(indices(job))
         self.error: PicertError | None = None  # that ended it
+        self.prompt_tokens = 0  # that its edge tells it has read
+        self.told: Counter[int] = Counter()  # tokens its edge tells it has drawn, by segment
         self._alarm: asyncio.TimerHandle | None = None
         self._inbox: asyncio.Queue[Piece | PicertError] = asyncio.Queue()
 
@@ -51,7 +56,16 @@ class Assignment:
             self._alarm.cancel()
 
     def deliver(self, item: Piece | PicertError) -> None:
-        """Hand over what arrived for it, or why nothing more will."""
+        """Hand over what arrived for it, or why nothing more will.
+
+        Counted at once: an edge that is stopped or lost tells no more than it has. An Expansion
+        tells all of its segment, what its pieces told before among it.
+        """
+        if isinstance(item, TextDelta):
+            self.told[item.index] += item.num_tokens
+        elif isinstance(item, Expansion):
+            self.prompt_tokens += item.prompt_tokens
+            self.told[item.index] = item.completion_tokens
         self._inbox.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -67,6 +81,18 @@ class Assignment:
             if isinstance(item, Expansion):
                 self.open.discard(item.index)
             yield item
+
+
+@asynccontextmanager
+async def counted(
+    running: AbstractAsyncContextManager[Assignment], count: Count
+) -> AsyncIterator[Assignment]:
+    """The same; what it has cost is counted at its end, however that comes."""
+    async with running as assignment:
+        try:
+            yield assignment
+        finally:
+            count(assignment.prompt_tokens, assignment.told.total())
 
 
 def indices(job: Job) -> list[int]:

@@ -172,14 +172,13 @@ class Draft:
         self._usage["cloud_cached_tokens"] += output.num_cached_tokens
         self._usage["cloud_completion_tokens"] += output.num_completion_tokens
 
-    def count_edge(self, expansion: Expansion) -> None:
-        """Account for one expansion that an edge delivered, used or not."""
-        self._usage["edge_prompt_tokens"] += expansion.prompt_tokens
-        self._usage["edge_completion_tokens"] += expansion.completion_tokens
+    def count_edge(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Account for what edges tell that they have read and drawn, used or not."""
+        self._usage["edge_prompt_tokens"] += prompt_tokens
+        self._usage["edge_completion_tokens"] += completion_tokens
 
     def finish_whole(self, expansion: Expansion, edge: str, attempts: int) -> None:
         """An edge has answered the whole question; its text was shown as it came."""
-        self.count_edge(expansion)
         if expansion.finish_reason == "length":
             self.finish_reason = "length"
         self.reports[0] = SegmentReport(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from picert.cloud.assignment import Assignment, counted
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.race import Race, relay
@@ -141,7 +142,8 @@ class Expander:
         Raises what made the edge fail, its name in `failed_at`.
         """
         job = self._job(segment, attempt)
-        async with self._means.edges.run(job, avoid=failed_at) as assignment:
+        running = self._means.edges.run(job, avoid=failed_at)
+        async with counted(running, self._draft.count_edge) as assignment:
             try:
                 expansion = await relay(
                     *(assignment, job, segment),
@@ -149,6 +151,9 @@ class Expander:
                 )
             except PicertError:
                 failed_at.append(assignment.edge or "")
+                raise
+            except asyncio.CancelledError:
+                self._report_cut(segment, assignment, attempt + 1)
                 raise
         edge = assignment.edge or ""
         whole = msgspec.structs.replace(expansion, text=self._texts.get(segment.index, ""))
@@ -158,7 +163,8 @@ class Expander:
 
     async def _by_race(self, segment: Segment) -> bool:
         """True if the text of one of several candidates now stands in the answer."""
-        race = Race(self._means.edges, segment, self._front(segment.index))
+        front = self._front(segment.index)
+        race = Race(self._means.edges, segment, front, self._draft.count_edge)
         jobs = [self._job(segment, n, n) for n in range(self._plan.width)]
         await race.run(jobs, lambda found: self._choose(segment, found).expansion is not None)
         for candidate, error in race.problems:
@@ -172,10 +178,9 @@ class Expander:
         return self._accept(segment, choice.best, edge, choice, len(jobs))
 
     def _account(self, choice: Choice, found: Sequence[Expansion]) -> None:
-        """What candidates cost, and what they teach about their models."""
+        """What candidates teach about their models."""
         self._means.tally.confidence.add(choice.confidence)
         for expansion in found:
-            self._draft.count_edge(expansion)
             self._means.judge.calibrations.observe(expansion.model, expansion.mean_logprob)
             if choice.expansion in (None, expansion):
                 score = 0.0 if choice.expansion is None else score_of(choice.confidence)
@@ -296,6 +301,19 @@ class Expander:
         self._draft.note(
             "segment_done", index=segment.index, edge=report.edge, done=done, total=total
         )
+
+    def _report_cut(self, segment: Segment, assignment: Assignment, tries: int) -> None:
+        """The answer has reached its max_tokens in this segment, so its edge is told to stop."""
+        shown = self._merger.written(segment.index)
+        if self._draft.is_full and shown:
+            self._draft.reports[segment.index] = SegmentReport(
+                text=segment.text,
+                expansion=shown,
+                edge=assignment.edge or "",
+                model=assignment.model,
+                tokens=assignment.told[segment.index],
+                attempts=tries,
+            )
 
     def _explain(self, segment: Segment, reason: str) -> None:
         self._draft.reasons.append(f"segment {segment.index + 1}: {reason}")

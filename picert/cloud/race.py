@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from picert.cloud.assignment import Assignment
+from picert.cloud.assignment import Assignment, Count, counted
 from picert.cloud.edges import EdgePool
 from picert.errors import PicertError
 from picert.messages import AnswerJob, ExpandJob, Expansion, Segment
@@ -67,8 +67,11 @@ def stopped(
 class Race:
     """Candidates of one segment, each a job of its own, at different edges as far as there are."""
 
-    def __init__(self, edges: EdgePool, segment: Segment, at_front: asyncio.Event) -> None:
+    def __init__(
+        self, edges: EdgePool, segment: Segment, at_front: asyncio.Event, count: Count
+    ) -> None:
         self._edges = edges
+        self._count = count
         self._segment = segment
         self._at_front = at_front
         self.found: list[Expansion] = []  # in the order in which they ended
@@ -84,7 +87,8 @@ class Race:
             stack.push_async_callback(_end, front, writing)
             for job in jobs:
                 others = tuple(self.edge_of.values())
-                assignment = await stack.enter_async_context(self._edges.run(job, avoid=others))
+                running = counted(self._edges.run(job, avoid=others), self._count)
+                assignment = await stack.enter_async_context(running)
                 if assignment.edge is not None:
                     self.edge_of[job.attempt] = assignment.edge
                 writing.add(asyncio.create_task(self._write(assignment, job)))

@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 from picert.cloud.admission import Admission
+from picert.cloud.assignment import counted
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.expander import Expander, Means
@@ -173,7 +174,8 @@ class CloudService:
         for attempt in range(policy.max_attempts):
             job = self._answer_job(draft, attempt, written)
             try:
-                async with self._edges.run(job, avoid=failed_at) as assignment:
+                running = self._edges.run(job, avoid=failed_at)
+                async with counted(running, draft.count_edge) as assignment:
                     async for piece in assignment:
                         if isinstance(piece, Expansion):
                             draft.finish_whole(piece, assignment.edge or "", attempt + 1)

@@ -304,7 +304,7 @@ async def test_edge_only_answer_that_max_tokens_cuts_is_its_edges_and_counted() 
         assert [m for _, m in link.sent if isinstance(m, Cancel)]
     assert (text, done.route, done.finish_reason) == ("Breathe sl", "edge_only", "length")
     assert [segment.edge for segment in done.segments] == ["e1"]
-    assert done.usage.edge_completion_tokens == 2  # pieces, of a token each
+    assert done.usage.edge_completion_tokens == 4  # pieces that came, of a token each
 
 
 async def test_edge_only_answer_is_continued_by_the_cloud_when_its_edge_is_lost() -> None:
@@ -335,6 +335,39 @@ async def test_answer_ends_at_the_users_token_limit() -> None:
     async with cloud(write_all, "e1", "e2") as (service, _, _link):
         text, done = await ask(service, limited)
     assert (len(text), done.completion_tokens, done.finish_reason) == (150, 150, "length")
+
+
+async def test_expansions_that_max_tokens_cuts_are_their_edges_and_counted() -> None:
+    words = " Walk every day, and on some days run, as far as your legs will carry you. Then rest"
+
+    def go_on(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        link.write(edge, job, words, whole=False)
+
+    limited = request(sampling=SamplingParams(max_tokens=80))
+    async with cloud(go_on, "e1", "e2") as (service, _, link):
+        text, done = await ask(service, limited)
+        first, *others = [job for _, job in link.sent if isinstance(job, ExpandJob)]
+        writer = link.sent[0][0]
+    num_told = (1 + len(others)) * len(words.split(" "))  # pieces, of a token each
+    assert (done.finish_reason, done.usage.edge_completion_tokens) == ("length", num_told)
+    (cut,) = done.segments  # the one in which the answer ends
+    assert (cut.text, cut.edge, cut.model) == (first.segments[0].text, writer, "tiny")
+    assert text.split("**: ")[1] in cut.expansion
+    assert cut.expansion in words
+
+
+async def test_tokens_of_an_edge_that_was_lost_are_counted() -> None:
+    def lose_first(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        if job.attempt == 0 and job.segments[0].index == 0:
+            link.write(edge, job, " One two three", whole=False)
+            link.happen(PeerLeft(edge, "killed"))
+        else:
+            write_all(edge, job, link)
+
+    async with cloud(lose_first, "e1", "e2") as (service, _, _link):
+        _, done = await ask(service, request())
+    whole = sum(len(text.split()) for text in TEXTS.values())
+    assert done.usage.edge_completion_tokens == whole + 4  # pieces
 
 
 async def test_progress_tells_of_plan_sketch_expansions_and_ends() -> None:

@@ -216,6 +216,12 @@ class EdgeConfig(_Frozen):
     """`picert-edge`: one or more models, one cloud."""
 
     engines: tuple[EngineConfig, ...] = Field(min_length=1)
+    spares: tuple[EngineConfig, ...] = Field(
+        (), description="model that may be loaded while it runs, repeatable"
+    )
+    model_memory_mb: float | None = Field(
+        None, gt=0, description="of weights held at once: beyond, a model takes another's place"
+    )
     profile: str | None = Field(
         None, description="file of `picert profile` with each of the models"
     )

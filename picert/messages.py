@@ -190,6 +190,12 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     attempt: int | None = None
 
 
+class LoadModel(msgspec.Struct, frozen=True, tag=True):
+    """Load one of your spare models; say Hello anew when it is held, or when it cannot be."""
+
+    model: str
+
+
 # --- edge link, edge -> cloud ---------------------------------------------------------------------
 
 
@@ -210,6 +216,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
     calibration: Calibration | None = None  # measured by `picert profile`
 
 
+class SpareModel(msgspec.Struct, frozen=True):
+    """A model that an edge does not hold and could load."""
+
+    info: ModelInfo
+    weight_bytes: Count
+    load_s: Annotated[float, Meta(ge=0, le=3600)]  # measured there, else estimated from the bytes
+
+
 class SpeedCurve(msgspec.Struct, frozen=True, kw_only=True):
     """How fast a machine runs a model, as measured there: a coarse table.
 
@@ -225,8 +239,8 @@ class SpeedCurve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """First word of an edge after each connect. `curves` has at most one entry for each model; a
-    model without one is measured by what it does.
+    """First word of an edge after each connect, and whenever it holds other models. `curves` has at
+    most one entry for each model, spare ones too; a model without one is measured by what it does.
     """
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]  # stable over reconnects
@@ -236,6 +250,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     kv_tokens: Count  # tokens of KV cache
     curves: Annotated[tuple[SpeedCurve, ...], Meta(max_length=64)] = ()
     instance: str = ""  # drawn once per process: tells a reconnect from another edge of that name
+    spares: Annotated[tuple[SpareModel, ...], Meta(max_length=64)] = ()
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -294,9 +309,7 @@ class Expansion(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A job, or one segment of it (`index`), or a Hello (`request_id` empty), ended without a
-    result.
-    """
+    """A job, one segment of it (`index`), or a Hello or LoadModel (`request_id` empty), failed."""
 
     request_id: str
     attempt: int
@@ -322,21 +335,9 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     has_left: bool = False  # it holds nothing any more: its last word
 
 
-ToEdge = Welcome | ExpandJob | AnswerJob | Cancel | Heartbeat | Failure | Drain
+ToEdge = Welcome | ExpandJob | AnswerJob | Cancel | LoadModel | Heartbeat | Failure | Drain
 ToCloud = Probe | Hello | Heartbeat | TextDelta | Expansion | Failure | Drain
-LinkMessage = (
-    Probe
-    | Welcome
-    | ExpandJob
-    | AnswerJob
-    | Cancel
-    | Hello
-    | Heartbeat
-    | TextDelta
-    | Expansion
-    | Failure
-    | Drain
-)
+LinkMessage = ToEdge | ToCloud
 
 
 # --- what the service tells its caller ------------------------------------------------------------

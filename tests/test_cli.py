@@ -84,6 +84,16 @@ def test_edge_has_one_engine_for_each_model_with_the_same_settings() -> None:
     assert config.name == "host-1"
 
 
+def test_spare_models_of_an_edge_have_the_settings_of_those_that_it_holds() -> None:
+    flags = ("--model", "a", "--spare-model", "b", "--spare-model", "c", "--kv-tokens", "64")
+    config = edge(*flags, "--model-memory-mb", "500")
+    assert [(e.model, e.kv_tokens) for e in (*config.engines, *config.spares)] == [
+        *(("a", 64), ("b", 64), ("c", 64)),
+    ]
+    assert config.model_memory_mb == 500
+    assert edge("--model", "a").spares == ()
+
+
 def test_flag_wins_over_variable_and_variable_over_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transport": {*BASE, "transport", "messages", "config", "log"},
     "edge": {
         *(*BASE, "edge", "engine", "pice.prompts", "pice.profile_file", "transport"),
-        *("messages", "config", "log", "hub", "version"),
+        *("messages", "config", "log", "hub", "models.weights", "version"),
     },
     "cloud": {
         *(*BASE, "cloud", "engine", "pice", "transport"),
@@ -87,6 +87,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "pice": {"tomli", "msgspec"},
     "transport": {"zmq", "msgspec"},
     "edge": set(),
+    "edge.models": {"msgspec"},
     "edge.metrics": {"prometheus_client"},
     "cloud": {"msgspec"},
     "cloud.http": {"fastapi", "starlette", "msgspec"},

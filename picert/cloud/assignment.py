@@ -32,7 +32,8 @@ class Assignment:
         self.edge: str | None = None  # None while it waits for a free place
         self.model = job.model or ""  # that writes it, known when it is sent
         self.registration: Hello | None = None  # of that edge; when it joins anew it has another
-        self.open = set(indices(job))
+        self.open = set(indices(job))  # segments whose Expansion its owner has not seen
+        self.missing = set(self.open)  # those whose Expansion has not come
         self.error: PicertError | None = None  # that ended it
         self.prompt_tokens = 0  # that its edge tells it has read
         self.told: Counter[int] = Counter()  # tokens its edge tells it has drawn, by segment
@@ -66,6 +67,7 @@ class Assignment:
         elif isinstance(item, Expansion):
             self.prompt_tokens += item.prompt_tokens
             self.told[item.index] = item.completion_tokens
+            self.missing.discard(item.index)
         self._inbox.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:

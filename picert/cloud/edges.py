@@ -30,13 +30,28 @@ from picert.errors import (
     error_from_code,
 )
 from picert.log import get_logger
-from picert.messages import Cancel, ExpandJob, Expansion, Failure, Hello, TextDelta
+from picert.messages import (
+    Cancel,
+    ExpandJob,
+    Expansion,
+    Failure,
+    Hello,
+    LoadModel,
+    TextDelta,
+)
 from picert.pice.dispatch import Dispatcher, Place, Ticket
 from picert.pice.ensemble import Calibrations
 from picert.pice.needs import NeedsEstimator
 from picert.pice.policy import Load
 from picert.pice.profile import SpeedProfile
-from picert.transport.events import PeerDraining, PeerEvent, PeerJoined, PeerLeft, PeerMessage
+from picert.transport.events import (
+    PeerChanged,
+    PeerDraining,
+    PeerEvent,
+    PeerJoined,
+    PeerLeft,
+    PeerMessage,
+)
 
 logger = get_logger(__name__)
 _RECHECK_S = 0.25  # how often a choice to wait is looked at again
@@ -158,12 +173,13 @@ class EdgePool:
         """Give waiting jobs to edges while that is worth it. One that no edge can take any more
         ends."""
         self.roster.look()
-        self.roster.switch_models()
+        for name, model in self.roster.switch_models():
+            await self._ask_to_load(name, model)
         while pulled := self._dispatcher.pull(self._clock()):
             edge, groups = pulled
             for group in groups:
                 await self._send(group, edge)
-        if not self._dispatcher.num_slots:
+        if not self._dispatcher.num_slots and not self.roster.is_loading:
             self._give_up_waiting()
 
     async def _send(self, group: Sequence[Assignment], edge: str) -> None:
@@ -185,6 +201,13 @@ class EdgePool:
         except PicertError as error:
             for assignment in group:
                 assignment.deliver(EdgeLost(f"edge {edge} could not be given a job: {error}"))
+
+    async def _ask_to_load(self, name: str, model: str) -> None:
+        """Its jobs go on; when it has loaded the model it says Hello anew."""
+        try:
+            await self._link.send(name, LoadModel(model))
+        except PicertError as error:
+            logger.warning("edge %s could not be asked to load %s: %s", name, model, error)
 
     async def _release(self, assignment: Assignment) -> None:
         """Take the job out of the queue or off its edge, and tell the edge to stop what is
@@ -229,27 +252,38 @@ class EdgePool:
         elif isinstance(event, PeerDraining):
             self.roster.drain(event.name)
         elif isinstance(event, PeerLeft):
-            self._leave(event)
+            self._leave(event.name, event.reason)
+        elif isinstance(event, PeerChanged):
+            before = self._leave(event.name, "it holds other models now")
+            self._join(event.name, event.hello, before)
         else:
             self._deliver(event)
 
-    def _join(self, name: str, hello: Hello) -> None:
-        self.roster.join(name, Seat(hello, Breaker(self._clock, self._rng)))
+    def _join(self, name: str, hello: Hello, before: Seat | None = None) -> None:
+        seat = Seat(hello, Breaker(self._clock, self._rng))
+        if before is not None:
+            seat.inherit(before)
+        self.roster.join(name, seat)
         for model in hello.models:
             if model.calibration is not None:
                 self.calibrations.set(model.name, model.calibration)
         logger.info("edge %s joined with %s", name, ", ".join(m.name for m in hello.models))
 
-    def _leave(self, event: PeerLeft) -> None:
-        seat = self.roster.leave(event.name)
-        held = {id(a): a for a in self._assignments.values() if a.registration is seat.hello}
+    def _leave(self, name: str, reason: str) -> Seat:
+        seat = self.roster.leave(name)
+        its = (a for a in self._assignments.values() if a.registration is seat.hello)
+        held = {id(a): a for a in its if a.missing}
         self.num_lost += bool(held)
-        logger.warning("edge %s left (%s) with %d jobs", event.name, event.reason, len(held))
+        logger.warning("edge %s left (%s) with %d jobs", name, reason, len(held))
         for assignment in held.values():
-            assignment.deliver(EdgeLost(f"edge {event.name} left: {event.reason}"))
+            assignment.deliver(EdgeLost(f"edge {name} left: {reason}"))
+        return seat
 
     def _deliver(self, event: PeerMessage) -> None:
         message = event.message
+        if isinstance(message, Failure) and not message.request_id:
+            logger.warning("edge %s could not load a model: %s", event.name, message.message)
+            return
         wanted = (message.index,) if message.index is not None else self._indices_of(message)
         for index in wanted:
             assignment = self._assignments.get((message.request_id, index, message.attempt))

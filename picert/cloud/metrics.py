@@ -23,7 +23,7 @@ def new_registry(
     """Everything that the cloud tells."""
     registry = CollectorRegistry(auto_describe=False)
     name = loop.engine.identity.name
-    registry.register(EngineCollector({name: loop.stats}, with_requests=False))
+    registry.register(EngineCollector(lambda: {name: loop.stats()}, with_requests=False))
     registry.register(_ServiceCollector(tally))
     registry.register(_EdgesCollector(pool, link))
     return registry

@@ -26,6 +26,7 @@ from picert.pice.switching import ModelSwitch
 logger = get_logger(__name__)
 _MAX_GONE = 256  # names remembered, for whoever watches for edges that are missing
 _FRESH_S = 1e-4  # times the number of edges: for so long a look at all of them counts
+_LOAD_FACTOR, _LOAD_MARGIN_S = 5.0, 150.0  # a load that takes longer than so is given up
 _MAX_SWITCHES = 8  # edges whose model is thought about at a time
 
 
@@ -47,7 +48,7 @@ class Roster:
         self._seats: dict[str, Seat] = {}
         self._untried: dict[str, None] = {}  # those with a model whose speed is not known
         self._switching: deque[str] = deque()  # those that hold several models, the next one first
-        self._gone: dict[str, None] = {}  # names that left, latest last
+        self._gone: dict[str, str | None] = {}  # names that left, latest last; what they load
         self._looked_at: float | None = None  # when all were; None: something has changed
         self._num_available = 0
         self._context: int | None = None  # smallest of the available edges', in tokens
@@ -68,15 +69,16 @@ class Roster:
 
     def join(self, name: str, seat: Seat) -> None:
         """An edge may be given jobs."""
-        self._gone.pop(name, None)
+        asked = self._gone.pop(name, None)
+        if asked is not None and seat.holds(asked):
+            seat.model = asked
         seat.hope_for(*self._seats.values())
         self._seats[name] = seat
         self._dispatcher.add_edge(name, seat.slots, seat.kv_tokens, self._pace(seat))
         if not seat.is_tried:
             self._untried[name] = None
-        if len(seat.hello.models) > 1 and self._policy.uses("switching"):
-            policy = self._policy
-            seat.switch = ModelSwitch(seat.by_size, policy.switch_slack_s, policy.switch_dwell_s)
+        if len(seat.infos) > 1 and self._policy.uses("switching"):
+            self._begin_switching(seat, None if asked is None else self._clock())
             self._switching.append(name)
         self._count()
         self.look_at(name)
@@ -88,7 +90,7 @@ class Roster:
         self._untried.pop(name, None)
         if name in self._switching:
             self._switching.remove(name)
-        self._gone[name] = None
+        self._gone[name] = seat.loading
         if len(self._gone) > _MAX_GONE:
             del self._gone[next(iter(self._gone))]
         self._count()
@@ -144,27 +146,65 @@ class Roster:
 
     # --- which model each runs, and how fast ---
 
-    def switch_models(self) -> None:
-        """Let edges that hold several models run what the load asks for: a few at a time, in
-        turn."""
+    def switch_models(self) -> list[tuple[str, str]]:
+        """Let edges with several models run what the load asks for: a few at a time, in turn.
+        Returns those that are to load a spare one for it, with its name."""
+        to_load = []
         for _ in range(min(len(self._switching), _MAX_SWITCHES)):
             name = self._switching[0]
             self._switching.rotate(-1)
-            self._switch_model(name, self._seats[name])
+            model = self._switch_model(name, self._seats[name])
+            if model is not None:
+                to_load.append((name, model))
+        return to_load
 
-    def _switch_model(self, name: str, seat: Seat) -> None:
+    def _switch_model(self, name: str, seat: Seat) -> str | None:
+        """The spare model that it shall load, if that is what it comes to."""
         assert seat.switch is not None
         now, link_s = self._clock(), seat.link_s(self._link)
+        if seat.is_draining or now < seat.loading_until:
+            return None
+        if seat.loading is not None:
+            self._give_up_loading(name, seat)
         if not seat.switch.may_switch(now):
-            return
+            return None
         paces = {model: seat.pace_with(model, link_s) for model in seat.speeds}
-        done_s = {m: self._dispatcher.done_s(name, pace, now) for m, pace in paces.items()}
+        done_s = {
+            model: seat.load_s(model) + self._dispatcher.done_s(name, pace, now)
+            for model, pace in paces.items()
+        }
         switch = seat.switch.decide(done_s, now)
-        if switch is not None:
-            seat.model = switch.model
-            self._dispatcher.set_pace(name, paces[switch.model])
-            self.switches[switch.direction] += 1
-            logger.info("edge %s runs %s now: %s", name, switch.model, switch.reason)
+        if switch is None:
+            return None
+        self.switches[switch.direction] += 1
+        if not seat.holds(switch.model):
+            seat.loading = switch.model
+            seat.loading_until = now + _LOAD_FACTOR * seat.load_s(switch.model) + _LOAD_MARGIN_S
+            logger.info("edge %s shall load %s: %s", name, switch.model, switch.reason)
+            return switch.model
+        seat.model = switch.model
+        self._dispatcher.set_pace(name, paces[switch.model])
+        logger.info("edge %s runs %s now: %s", name, switch.model, switch.reason)
+        return None
+
+    def _give_up_loading(self, name: str, seat: Seat) -> None:
+        logger.warning("edge %s said nothing of %s, which it was to load", name, seat.loading)
+        seat.loading = None
+        self._begin_switching(seat, self._clock())
+
+    def _begin_switching(self, seat: Seat, since: float | None) -> None:
+        policy = self._policy
+        seat.switch = ModelSwitch(
+            *(seat.by_size, policy.switch_slack_s, policy.switch_dwell_s), *(seat.model, since)
+        )
+
+    @property
+    def is_loading(self) -> bool:
+        """An edge that was asked to load a model will take jobs again."""
+        now = self._clock()
+        return any(
+            now < seat.loading_until for name in self._switching if (seat := self._seats[name])
+        )
 
     def learn(self, name: str, expansion: Expansion, model: str) -> None:
         """An edge wrote a text: it, and those that are only hoped to be like it, may be faster or

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from picert.cloud.breaker import Breaker
-from picert.messages import AnswerJob, Cancel, ExpandJob, Expansion, Heartbeat, Hello
+from picert.messages import (
+    AnswerJob,
+    Cancel,
+    ExpandJob,
+    Expansion,
+    Heartbeat,
+    Hello,
+    LoadModel,
+    ModelInfo,
+)
 from picert.pice.dispatch import Pace
 from picert.pice.profile import SpeedProfile
 from picert.pice.switching import ModelSwitch
@@ -24,7 +33,7 @@ class EdgeLink(Protocol):
     def events(self) -> AsyncIterator[PeerEvent]:
         """What happens to edges and jobs, until the link closes."""
 
-    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
+    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel | LoadModel) -> None:
         """Queue a message for an edge. Raises EdgeLost."""
 
     def state(self, name: str) -> State:
@@ -57,22 +66,46 @@ class Seat:
     was_available: bool = True  # what the dispatcher was told last
     model: str = ""  # that it runs for jobs that name none
     switch: ModelSwitch | None = None  # where its models take turns
-    speeds: dict[str, SpeedProfile] = field(default_factory=dict)  # one for each of its models
+    loading: str | None = None  # that it was asked to load
+    loading_until: float = 0.0  # when that is given up
+    speeds: dict[str, SpeedProfile] = field(default_factory=dict)  # of each model, spare ones too
     tried: set[str] = field(default_factory=set)  # models whose speed here is known
 
     def __post_init__(self) -> None:
         curves = {curve.model: curve for curve in self.hello.curves}
-        for model in self.hello.models:
+        for model in self.infos:
             curve = curves.get(model.name)
             self.speeds[model.name] = SpeedProfile.of_curve(curve) if curve else SpeedProfile()
             if curve:
                 self.tried.add(model.name)
-        self.model = self.by_size[-1]
+        held = {model.name for model in self.hello.models}
+        self.model = [name for name in self.by_size if name in held][-1]
+
+    @property
+    def infos(self) -> list[ModelInfo]:
+        """Its models, those that it holds first."""
+        return [*self.hello.models, *(spare.info for spare in self.hello.spares)]
 
     @property
     def by_size(self) -> list[str]:
-        """Its models, smallest first."""
-        return [m.name for m in sorted(self.hello.models, key=lambda model: model.num_parameters)]
+        """Their names, smallest first."""
+        return [m.name for m in sorted(self.infos, key=lambda model: model.num_parameters)]
+
+    def inherit(self, before: Seat) -> None:
+        """It is the same process as `before`: what its texts taught of its models still holds."""
+        known = {(model.name, model.fingerprint) for model in before.infos}
+        for model in self.infos:
+            if (model.name, model.fingerprint) in known and model.name in before.tried:
+                self.speeds[model.name] = before.speeds[model.name]
+                self.tried.add(model.name)
+
+    def load_s(self, model: str) -> float:
+        """Seconds until it could write with `model`; 0 for one that it holds."""
+        return next((s.load_s for s in self.hello.spares if s.info.name == model), 0.0)
+
+    def holds(self, model: str) -> bool:
+        """It is loaded there."""
+        return any(held.name == model for held in self.hello.models)
 
     @property
     def slots(self) -> int:
@@ -110,6 +143,8 @@ class Seat:
             "version": self.hello.picert_version,
             "models": [model.name for model in self.hello.models],
             "model": self.model,
+            "spares": [spare.info.name for spare in self.hello.spares],
+            "loading": self.loading,
             "slots": self.slots,
         }
 
@@ -127,11 +162,11 @@ class Seat:
         known = [
             (model.fingerprint, other.speeds[model.name])
             for other in others
-            for model in other.hello.models
+            for model in other.infos
             if model.name in other.tried
         ]
         has_changed = False
-        for model in self.hello.models:
+        for model in self.infos:
             for fingerprint, speed in known if model.name not in self.tried else ():
                 is_same, hoped = fingerprint == model.fingerprint, self.speeds[model.name]
                 if is_same and speed.decode_seconds(1) < hoped.decode_seconds(1):

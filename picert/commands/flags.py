@@ -106,6 +106,7 @@ DOCTOR_FLAGS = tuple(
 )
 EDGE_FLAGS = (
     Flag("model", "engine", "model", EngineConfig.model_fields["model"], is_repeatable=True),
+    Flag("spare-model", "engine", "spare", EdgeConfig.model_fields["spares"], is_repeatable=True),
     *ENGINE_FLAGS[1:],
     *flags_of(EdgeConfig, "", _TOP_RENAMES),
     *_EDGE_LINK_FLAGS,
@@ -142,9 +143,10 @@ def edge_config(given: argparse.Namespace, default_name: Callable[[], str]) -> E
     """
     values = _collect(given, EDGE_FLAGS)
     engine = _section(values, EDGE_FLAGS, "engine")
-    models = engine.pop("model", [])
+    models, spares = engine.pop("model", []), engine.pop("spare", [])
     config = {
         "engines": [{**engine, "model": model} for model in models] or [engine],
+        "spares": [{**engine, "model": model} for model in spares],
         "link": _section(values, EDGE_FLAGS, "link"),
         **_section(values, EDGE_FLAGS, ""),
     }

@@ -25,8 +25,12 @@ def serving_metrics(
         yield None
         return
     registry = CollectorRegistry(auto_describe=False)
-    stats = {name: loop.stats for name, loop in loops.items()}
-    registry.register(EngineCollector(stats, with_requests=True))
+    # Which models are held changes, and a scrape comes on a thread of its own.
+    registry.register(
+        EngineCollector(
+            lambda: {name: loop.stats() for name, loop in dict(loops).items()}, with_requests=True
+        )
+    )
     registry.register(_LinkCollector(config.name, link, worker))
     try:
         server, thread = start_http_server(config.metrics_port, config.metrics_host, registry)

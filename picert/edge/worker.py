@@ -60,7 +60,7 @@ class Work:
 
 class EdgeWorker:
     """Runs the jobs of one edge over its models; `loops` maps a model's name to its engine, the
-    default first.
+    default first. Its owner may change it while none of these models is written with.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class EdgeWorker:
         outbox: Outbox,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._loops = dict(loops)
+        self._loops = loops
         self._prompts = prompts
         self._outbox = outbox
         self._clock = clock
@@ -92,10 +92,15 @@ class EdgeWorker:
         else:
             await self._start(message, Segment(0, ""), None)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Let running texts finish for at most `timeout_s`, then cancel the rest."""
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Until no text is being written; False after `timeout_s`."""
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+        return not self._tasks
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let running texts finish for at most `timeout_s`, then cancel the rest."""
+        await self.wait_idle(timeout_s)
         await self._end(list(self._tasks))
 
     async def _start(
@@ -113,10 +118,10 @@ class EdgeWorker:
         return self._spawn(key, self._write(work, before))
 
     def _prepare(self, job: ExpandJob | AnswerJob, segment: Segment) -> Work:
-        model = job.model or next(iter(self._loops))
+        model = job.model or next(iter(self._loops), "")
         loop = self._loops.get(model)
         if loop is None:
-            held = ", ".join(self._loops)
+            held = ", ".join(self._loops) or "none: it loads another one"
             raise ModelNotFound(f"this edge has no model {model!r}; it has {held}")
         tokenizer = loop.engine.tokenizer
         if isinstance(job, ExpandJob):

@@ -47,14 +47,14 @@ class EngineCollector:
     """
 
     def __init__(
-        self, engines: Mapping[str, Callable[[], EngineStats]], *, with_requests: bool
+        self, read: Callable[[], Mapping[str, EngineStats]], *, with_requests: bool
     ) -> None:
-        self._engines = dict(engines)
+        self._read = read
         self._with_requests = with_requests
 
     def collect(self) -> Iterator[Metric]:
         """The families as of now."""
-        stats = {model: read() for model, read in self._engines.items()}
+        stats = self._read()
         for name, text, value in _GAUGES:
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=["model"])
             for model, of in stats.items():

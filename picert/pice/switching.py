@@ -32,16 +32,23 @@ class ModelSwitch:
     within `dwell_s` of the last switch.
     """
 
-    def __init__(self, by_size: Sequence[str], slack_s: float, dwell_s: float) -> None:
-        """`by_size`: the models, smallest first; the largest is where it begins. Raises ConfigError
-        if there is none."""
+    def __init__(
+        self,
+        by_size: Sequence[str],
+        slack_s: float,
+        dwell_s: float,
+        begins_with: str | None = None,
+        switched_at: float | None = None,
+    ) -> None:
+        """`by_size`: the models, smallest first; it begins with the largest unless one is named,
+        which it has run since `switched_at`. Raises ConfigError if there is none."""
         if not by_size:
             raise ConfigError("an edge holds no model: give it at least one")
         self._by_size = tuple(by_size)
         self._slack_s = slack_s
         self._dwell_s = dwell_s
-        self._at = len(by_size) - 1
-        self._last_switch: float | None = None
+        self._at = by_size.index(begins_with or by_size[-1])
+        self._last_switch = switched_at
 
     @property
     def model(self) -> str:

@@ -25,6 +25,7 @@ from picert.messages import (
     Failure,
     Heartbeat,
     Hello,
+    LoadModel,
     TextDelta,
     ToCloud,
 )
@@ -172,8 +173,9 @@ class SimulatedLink:
         while True:
             yield await self._events.get()
 
-    async def send(self, name: str, message: Job) -> None:
+    async def send(self, name: str, message: Job | LoadModel) -> None:
         """Queue one message for an edge. Raises EdgeLost for one that is not registered."""
+        assert not isinstance(message, LoadModel), "simulated edges have no spare models"
         connection = self._connections.get(name)
         if connection is None:
             raise EdgeLost(f"edge {name} is not connected")

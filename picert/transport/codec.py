@@ -25,6 +25,7 @@ from picert.messages import (
     Heartbeat,
     Hello,
     LinkMessage,
+    LoadModel,
     Probe,
     TextDelta,
     Welcome,
@@ -44,6 +45,7 @@ TYPE_NUMBERS: Mapping[type[LinkMessage], int] = MappingProxyType(
         Expansion: 9,
         Failure: 10,
         Probe: 12,
+        LoadModel: 13,
     }
 )
 _NUM_FRAMES = 2

@@ -12,6 +12,7 @@ from picert.messages import (
     Failure,
     Heartbeat,
     Hello,
+    LoadModel,
     TextDelta,
 )
 from picert.transport.liveness import State
@@ -31,6 +32,15 @@ class Peer:
 @dataclass(frozen=True, slots=True)
 class PeerJoined:
     """An edge is registered and may be given jobs."""
+
+    name: str
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChanged:
+    """A registered edge has said Hello anew: it holds other models, or takes jobs again. What it
+    held is lost, as if it had left and joined."""
 
     name: str
     hello: Hello
@@ -60,7 +70,7 @@ class PeerMessage:
     message: TextDelta | Expansion | Failure
 
 
-PeerEvent = PeerJoined | PeerLeft | PeerDraining | PeerMessage
+PeerEvent = PeerJoined | PeerChanged | PeerLeft | PeerDraining | PeerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +92,4 @@ class LinkLost:
     reason: str
 
 
-EdgeEvent = ExpandJob | AnswerJob | Cancel | LinkLost
+EdgeEvent = ExpandJob | AnswerJob | Cancel | LoadModel | LinkLost

@@ -31,6 +31,7 @@ from picert.messages import (
     Heartbeat,
     Hello,
     LinkMessage,
+    LoadModel,
     ToCloud,
     Welcome,
 )
@@ -70,6 +71,8 @@ class PeerLink:
         self._hello = msgspec.structs.replace(
             hello, instance=hello.instance or secrets.token_hex(8)
         )
+        self._said: Hello | None = None  # of this session, as the cloud has heard it
+        self._pause: str | None = None  # why nothing new is wanted
         self._load = load
         self._clock = clock
         self._backoff = Backoff(rng or random.Random())
@@ -163,6 +166,24 @@ class PeerLink:
             with contextlib.suppress(EdgeLost):
                 await self.send(Drain(reason))
 
+    async def pause(self, reason: str) -> None:
+        """Tell the cloud to give nothing new until `introduce`; running jobs may still send. A link
+        that is lost meanwhile comes back paused."""
+        self._pause = reason
+        if self._linked.is_set():
+            with contextlib.suppress(EdgeLost):
+                await self.send(Drain(reason))
+
+    async def introduce(self, hello: Hello) -> None:
+        """Register anew, with other models; ends a pause. What the cloud still counts on is lost:
+        it gives these jobs to other edges."""
+        self._pause = None
+        self._hello = msgspec.structs.replace(hello, instance=self._hello.instance)
+        if self._linked.is_set():
+            self._said = self._hello
+            with contextlib.suppress(EdgeLost):
+                await self.send(self._hello)
+
     def events(self) -> AsyncIterator[EdgeEvent]:
         """Jobs, cancels and losses of the link, in order; for one consumer. Ends after `close`."""
         return self._inbox
@@ -224,7 +245,8 @@ class PeerLink:
             await within(delay_s, self._greet(socket))
 
     async def _greet(self, socket: sockets.Socket) -> None:
-        await socket.send_multipart(codec.encode(self._hello, self._config.max_frame_bytes))
+        self._said = self._hello
+        await socket.send_multipart(codec.encode(self._said, self._config.max_frame_bytes))
         await self._linked.wait()
 
     def _beat(self) -> None:
@@ -264,7 +286,7 @@ class PeerLink:
             self._reject(f"{type(message).__name__} came before Welcome")
         elif isinstance(message, Heartbeat):
             self._on_echo(message)
-        elif isinstance(message, ExpandJob | AnswerJob | Cancel):
+        elif isinstance(message, ExpandJob | AnswerJob | Cancel | LoadModel):
             self._liveness.beat(_CLOUD)
             await self._inbox.put(message)
         else:
@@ -279,6 +301,11 @@ class PeerLink:
             self._liveness = self._new_liveness(message.heartbeat_s)
             self.rtt_s = None
             self._linked.set()
+            if self._said is not self._hello:  # it has changed while the Hello was on its way
+                self._said = self._hello
+                self._try_send(self._hello)
+            if self._pause is not None:
+                self._try_send(Drain(self._pause))
 
     def _on_echo(self, message: Heartbeat) -> None:
         self._liveness.beat(_CLOUD)

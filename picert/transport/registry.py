@@ -86,6 +86,11 @@ class Registry:
         self._by_name[hello.name] = self._by_route[route] = entry
         self._liveness.add(hello.name)
 
+    def replace(self, entry: Entry, hello: Hello) -> None:
+        """The same edge on the same route, as a new registration."""
+        if self.remove(entry):
+            self.add(entry.route, hello, entry.key)
+
     def remove(self, entry: Entry) -> bool:
         """Forget a registration; False if it was already gone (its name may be registered anew)."""
         if self._by_name.get(entry.name) is not entry:

@@ -29,6 +29,7 @@ from picert.messages import (
     Heartbeat,
     Hello,
     LinkMessage,
+    LoadModel,
     Probe,
     TextDelta,
     Welcome,
@@ -37,6 +38,7 @@ from picert.patience import within
 from picert.transport import codec, sockets
 from picert.transport.events import (
     Peer,
+    PeerChanged,
     PeerDraining,
     PeerEvent,
     PeerJoined,
@@ -141,7 +143,7 @@ class ServerLink:
         entry = self._registry.of_name(name)
         return entry.load if entry else None
 
-    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel) -> None:
+    async def send(self, name: str, message: ExpandJob | AnswerJob | Cancel | LoadModel) -> None:
         """Queue one message for an edge; never waits.
 
         Raises EdgeLost (not registered, or its connection is gone; PeerLeft follows by itself),
@@ -162,8 +164,9 @@ class ServerLink:
     def events(self) -> AsyncIterator[PeerEvent]:
         """What happened, in order; for one consumer. Ends after `close`.
 
-        For each name: PeerJoined, then PeerMessage and at most one PeerDraining, then exactly one
-        PeerLeft (at `close`: at most one). After PeerLeft nothing of that registration is reported.
+        For each name: PeerJoined, then PeerMessage, PeerChanged, and at most one PeerDraining until
+        the next of these, then exactly one PeerLeft (at `close`: at most one). After PeerLeft
+        nothing of that registration is reported.
         """
         return self._inbox
 
@@ -216,8 +219,7 @@ class ServerLink:
             return
         known = self._registry.of_name(hello.name)
         if known is not None and known.route == route:
-            self._liveness.beat(hello.name)
-            self._answer(route, self._welcome)  # it had not heard us yet
+            await self._greet_again(known, hello)
             return
         if known is not None and not known.is_same_process(hello) and self._probe(known):
             message = f"an edge named {hello.name} is connected: give this one another --name"
@@ -228,6 +230,15 @@ class ServerLink:
         if self._answer(route, self._welcome):
             self._registry.add(route, hello, key)
             await self._inbox.put(PeerJoined(hello.name, hello))
+
+    async def _greet_again(self, known: Entry, hello: Hello) -> None:
+        """It had not heard us yet, or it has changed."""
+        self._liveness.beat(hello.name)
+        if not self._answer(known.route, self._welcome):
+            return
+        if known.is_draining or hello != known.hello:
+            self._registry.replace(known, hello)
+            await self._inbox.put(PeerChanged(hello.name, hello))
 
     def _wrong_name(self, hello: Hello, key: bytes) -> tuple[str, str] | None:
         """Refuse a key that belongs to an edge of another name."""

@@ -13,10 +13,12 @@ from picert.messages import (
     Heartbeat,
     Hello,
     LinkMessage,
+    LoadModel,
     ModelInfo,
     Probe,
     SamplingParams,
     Segment,
+    SpareModel,
     SpeedCurve,
     TextDelta,
     Welcome,
@@ -41,11 +43,12 @@ def hello(name: str = "edge-1", instance: str = "") -> Hello:
             ),
         ),
         instance=instance,
+        spares=(SpareModel(ModelInfo("large", "11ee", 9000, 128), 5_000_000, 0.5),),
     )
 
 
 HEARTBEAT = Heartbeat(sent_at=12.5, num_running=2, num_waiting=1, kv_usage=0.25, rtt_s=0.001)
-TO_EDGE: tuple[ExpandJob | AnswerJob | Cancel, ...] = (
+TO_EDGE: tuple[ExpandJob | AnswerJob | Cancel | LoadModel, ...] = (
     ExpandJob(
         request_id="q1",
         attempt=1,
@@ -67,6 +70,7 @@ TO_EDGE: tuple[ExpandJob | AnswerJob | Cancel, ...] = (
     ),
     Cancel("q1"),
     Cancel("q1", 2),
+    LoadModel("large"),
 )
 TO_CLOUD: tuple[TextDelta | Expansion | Failure, ...] = (
     TextDelta("q1", 1, 1, "scatters \u00e9"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import link_messages
+import msgspec
 import pytest
 
 from picert.errors import ConfigError, EdgeLost, PicertError, ProtocolError, Unavailable
@@ -12,6 +13,7 @@ from picert.messages import Cancel, TextDelta
 from picert.transport.events import (
     LinkLost,
     Load,
+    PeerChanged,
     PeerDraining,
     PeerJoined,
     PeerLeft,
@@ -38,6 +40,36 @@ async def test_edge_registers_with_its_hello_and_an_instance(links, next_event):
     assert edge.is_linked
     assert server.state("edge-1") == "alive"
     assert list(server.peers) == ["edge-1"]
+
+
+async def test_edge_with_other_models_says_hello_anew_on_the_same_connection(links, next_event):
+    server, edge = await links.pair()
+    joined = await next_event(server, PeerJoined)
+    await edge.pause("it changes to large")
+    assert (await next_event(server, PeerDraining)).reason == "it changes to large"
+    assert server.peers["edge-1"].is_draining
+    other = msgspec.structs.replace(link_messages.hello(), slots=9)
+    await edge.introduce(other)
+    changed = await next_event(server, PeerChanged)
+    assert (changed.hello.slots, changed.hello.instance) == (9, joined.hello.instance)
+    assert not server.peers["edge-1"].is_draining
+    await edge.introduce(other)  # nothing has changed: nobody is told
+    await edge.send(link_messages.TO_CLOUD[0])
+    assert isinstance(await next_event(server), PeerMessage)
+
+
+async def test_edge_that_pauses_is_paused_again_after_its_link_was_lost(links, next_event):
+    server, edge = await links.pair()
+    await next_event(server, PeerJoined)
+    await edge.pause("it changes to large")
+    await server.close()
+    assert isinstance(await next_event(edge), LinkLost)
+    again = await links.server(server.address)
+    await next_event(again, PeerJoined)
+    assert (await next_event(again, PeerDraining)).reason == "it changes to large"
+    await edge.introduce(link_messages.hello())
+    await next_event(again, PeerChanged)
+    assert not again.peers["edge-1"].is_draining
 
 
 async def test_every_message_to_the_edge_arrives_in_order(links, next_event):

@@ -44,6 +44,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 HF_REACH_S = 5.0  # a hub that has not answered by then is taken as not reachable
 PIP_TIMEOUT_S = 1800.0  # for one wheel
+REPORT_END_S = 5.0  # that the last progress line gets; its thread does not hold the process
 PLAIN_REPORT_S = 10.0  # between progress lines where stderr is no terminal
 _HF_FILES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -270,7 +271,7 @@ def report_progress(label: str, folder: Path, total: int, *, show: bool) -> Iter
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(REPORT_END_S)
 
 
 def _draw_bar(console: Console, label: str, folder: Path, total: int, stop: Event) -> None:

@@ -59,7 +59,7 @@ class Child:
                 f"{self.name} was not ready after {timeout_s:.0f} s: its log is {self.log}"
             ) from None
         if not line:
-            raise await self.death()
+            raise await self.death(_STOP_S)
         return line.decode("utf-8", "replace").strip()
 
     async def finished(self, timeout_s: float) -> None:
@@ -71,13 +71,16 @@ class Child:
             raise PicertError(
                 f"{self.name} was not done after {timeout_s:.0f} s: its log is {self.log}"
             ) from None
-        death = await self.death()
+        death = await self.death(_STOP_S)
         if self.process.returncode != 0:
             raise death
 
-    async def death(self) -> PicertError:
-        """Waits for its end, and tells how it came."""
-        code = await self.process.wait()
+    async def death(self, patience_s: float | None = None) -> PicertError:
+        """Waits for its end, for ever or with patience, and tells how it came."""
+        try:
+            code = await within(patience_s, self.process.wait())
+        except asyncio.TimeoutError:
+            return PicertError(f"{self.name} closed its output and runs on: its log is {self.log}")
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         last = next((line for line in reversed(lines) if line.strip()), "its log is empty")
         return PicertError(f"{self.name} ended with code {code}: {last.removeprefix('error: ')}")

@@ -15,6 +15,8 @@ from picert.engine.metrics import PREFIX, EngineCollector
 from picert.errors import ConfigError
 from picert.transport.link import PeerLink
 
+_END_S = 5.0  # that the server gets to end; its thread does not hold the process
+
 
 @contextmanager
 def serving_metrics(
@@ -45,7 +47,7 @@ def serving_metrics(
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(_END_S)
 
 
 class _LinkCollector:

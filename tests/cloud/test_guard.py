@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -74,6 +75,18 @@ async def test_without_a_good_key_nothing_is_told(path: str, headers: dict[str, 
     error = error_of(response)
     assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
     assert USER not in response.text
+
+
+async def test_no_key_is_logged_or_shown_good_or_bad(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("picert").propagate = True
+    both = keys()
+    async with guarded(both) as client:
+        for key, status in ((USER, 200), (ADMIN, 200), ("a-wrong-key", 401)):
+            response = await client.post(URL, json=BODY, headers=bearer(key))
+            assert (response.status_code, key in response.text) == (status, False)
+    told = caplog.text + repr(both)
+    assert not [key for key in (USER, ADMIN, "a-wrong-key") if key in told]
 
 
 async def test_user_key_does_not_administer() -> None:

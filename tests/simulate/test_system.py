@@ -133,6 +133,16 @@ def test_nothing_is_held_when_all_is_answered() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("mode", ["pice", "edge_only"])
+def test_an_edge_ten_times_slower_makes_no_answer_later(mode: Mode) -> None:
+    alone = setting(mode)
+    joined = replace(alone, edges=(*alone.edges, (runs("small", 0.5),)))
+    load = Load("40/min", per_min=40)
+    before, after = (figures(cell(of, load, 100)) for of in (alone, joined))
+    assert after["latency_p95_ms"] <= 1.02 * before["latency_p95_ms"]
+    assert after["latency_p50_ms"] <= 1.02 * before["latency_p50_ms"]
+
+
 def test_edges_that_share_a_host_are_slower_than_those_that_do_not() -> None:
     apart = figures(cell(setting("edge_only", 4)))
     together = figures(cell(setting("edge_only", 4, edges_per_host=4)))

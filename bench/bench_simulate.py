@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 from pice.command_line import OWN_SET
+from pice.modes import WITH
 
 from picert import hub
 from picert.config import PolicyConfig
@@ -84,12 +85,10 @@ def cell_of(row: dict[str, Any], args: argparse.Namespace) -> Cell:
     believed = read_profiles(args.believed) if args.believed else None
     fleet = Fleet(read_profiles(args.profile), read_machines(machines.OWN_FILE), believed)
     edges = tuple(tuple(map(fleet.runs, edge.split("+"))) for edge in row["edge_models"])
-    mode, _, part = row["mode"].partition("_no_")
-    policy = PolicyConfig(mode=mode, **({part: False} if part else {}))
     setting = Setting(
         cloud=fleet.runs(row["cloud_model"]),
         edges=edges,
-        policy=policy,
+        policy=policy_of(row["mode"]),
         network=Network(row["link_rtt_ms"] / 1000),
         churn=Churn(),
         overheads=Overheads(*(ms / 1000 for ms in args.overheads_ms)),
@@ -102,6 +101,15 @@ def cell_of(row: dict[str, Any], args: argparse.Namespace) -> Cell:
     classes = parse_classes(row["classes"])
     load = Load(row["load"], per_min=row.get("offered_per_min"))
     return Cell(setting, load, asked, classes, row["num_questions"], row["clients"])
+
+
+def policy_of(mode: str) -> PolicyConfig:
+    """What the flags of a mode of bench_pice.py make of it."""
+    if mode in WITH:
+        flag, value = WITH[mode]
+        return PolicyConfig(**{flag.removeprefix("--").replace("-", "_"): float(value)})
+    mode, _, part = mode.partition("_no_")
+    return PolicyConfig(mode=mode, **({part: False} if part else {}))
 
 
 def show(row: dict[str, Any], ratios: dict[str, float], *, as_json: bool) -> None:

@@ -175,6 +175,17 @@ class PolicyConfig(_Frozen):
     w_coverage: float = Field(0.4, ge=0, description="of its segment's words, in the same")
     w_length: float = Field(0.2, ge=0, description="of the expected length, in the same")
     w_consensus: float = Field(0.3, ge=0, description="with other candidates, in the same")
+    w_cloud_check: float = Field(
+        0.0,
+        ge=0,
+        description="of what the cloud's model thinks of a candidate beside the others of its "
+        "segment, per deviation, where several are fit; it reads each of them; 0: it is not asked",
+    )
+    cloud_check_s: float = Field(
+        0.5,
+        gt=0,
+        description="a segment waits for that at most, and so long for other candidates before",
+    )
     max_attempts: int = Field(2, ge=1, description="tries at edges, then the cloud writes")
     job_timeout_s: float = Field(30.0, gt=0, description="floor of a job's deadline")
 

@@ -48,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {*BASE, "messages", "config"},
     "report": {*BASE, "report"},
     "simulate": {  # a whole system, so it may reach both ends; nobody else but its command does
-        *(*BASE, "simulate", "engine.sampler", "engine.sequence", "pice", "messages", "config"),
+        *(*BASE, "simulate", "engine.sampler", "engine.scoring", "engine.sequence"),
+        *("pice", "messages", "config"),
         *("cloud.edges", "cloud.service", "edge.worker", "transport.events"),
         *("transport.liveness", "version"),
     },

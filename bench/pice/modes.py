@@ -1,4 +1,5 @@
-"""Modes: pice, the baselines it is measured against, and pice with each part switched off.
+"""Modes: pice, the baselines it is measured against, and pice with each part switched off, or on
+where it is off by default.
 
 Each is the same runtime; a mode is flags of picert-cloud.
 """
@@ -15,15 +16,20 @@ BASELINES = tuple(mode for mode in get_args(Mode) if mode != "pice")
 WITHOUT: Mapping[str, str] = MappingProxyType(
     {f"pice_no_{part}": f"--no-{part.replace('_', '-')}" for part in get_args(Part)}
 )
-MODES = (*BASELINES, "pice", *WITHOUT)
+WITH: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"pice_with_cloud_check": ("--w-cloud-check", "0.1")}
+)
+MODES = (*BASELINES, "pice", *WITHOUT, *WITH)
 _SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"baselines": (*BASELINES, "pice"), "ablations": ("pice", *WITHOUT)}
+    {"baselines": (*BASELINES, "pice"), "ablations": ("pice", *WITHOUT, *WITH)}
 )
 
 
 def flags_of(mode: str) -> tuple[str, ...]:
     """What makes picert-cloud serve in this mode."""
-    return ("--mode", "pice", WITHOUT[mode]) if mode in WITHOUT else ("--mode", mode)
+    if mode in WITHOUT:
+        return ("--mode", "pice", WITHOUT[mode])
+    return ("--mode", "pice", *WITH[mode]) if mode in WITH else ("--mode", mode)
 
 
 def parse_modes(text: str) -> tuple[str, ...]:

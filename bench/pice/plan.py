@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from pice.modes import WITHOUT
+from pice.modes import WITH, WITHOUT
 from pice.system import Edges, Machines
 from picert import hub
 from picert.simulate.load import Load
@@ -25,7 +25,7 @@ from picert.simulate.questions import (
 Classes = tuple[str, ...]
 _LIGHT, _SATURATED = Load("light"), Load("saturated")
 _COMPARED = ("direct", "pice")
-_IDLE = ("pice_no_eager_dispatch", "pice_no_ensemble", "pice_no_repair")
+_IDLE = ("pice_no_eager_dispatch", "pice_no_ensemble", "pice_no_repair", *WITH)
 _SWITCHING = "pice_no_switching"
 # In the order of their weight: what --max-minutes ends is the last.
 _TARGETS: tuple[tuple[tuple[str, ...], Load, Classes], ...] = (
@@ -93,8 +93,8 @@ def target_tasks(edges: Edges) -> list[Task]:
 
 
 def ablation_tasks(edges: Edges) -> list[Task]:
-    """Each part in the situation where it matters: dispatch, candidates and repair with an idle
-    system, switching where one edge holds all models, the others with a full system."""
+    """Each part in the situation where it matters: dispatch, candidates, check and repair with an
+    idle system, switching where one edge holds all models, the others with a full system."""
     both = (tuple(dict.fromkeys(model for edge in edges for model in edge)),)
     others = tuple(mode for mode in WITHOUT if mode not in (*_IDLE, _SWITCHING))
     situations = (

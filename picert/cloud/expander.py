@@ -9,13 +9,14 @@ of the draft.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
 
 from picert.cloud.assignment import Assignment, counted
+from picert.cloud.check import CloudCheck
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.race import Race, relay
@@ -25,7 +26,7 @@ from picert.config import PolicyConfig
 from picert.engine.sequence import Output
 from picert.errors import PicertError
 from picert.messages import ExpandJob, Expansion, Segment, SegmentReport
-from picert.pice.ensemble import Choice, Context, Judge
+from picert.pice.ensemble import NO_OPINIONS, Choice, Context, Judge
 from picert.pice.merge import Merger
 from picert.pice.policy import Plan, job_deadline_s
 from picert.pice.prompts import PromptBook
@@ -46,6 +47,7 @@ class Means:
     policy: PolicyConfig
     quality: QualityTable
     judge: Judge
+    check: CloudCheck
     tally: Tally
 
 
@@ -166,11 +168,16 @@ class Expander:
         front = self._front(segment.index)
         race = Race(self._means.edges, segment, front, self._draft.count_edge)
         jobs = [self._job(segment, n, n) for n in range(self._plan.width)]
-        await race.run(jobs, lambda found: self._choose(segment, found).expansion is not None)
+        await race.run(
+            jobs,
+            lambda found: self._choose(segment, found).expansion is not None,
+            self._means.check.patience_s,
+        )
         for candidate, error in race.problems:
             self._means.tally.fall_back("expand", error)
             self._explain(segment, f"candidate {candidate + 1} failed: {error.message}")
-        choice = self._choose(segment, race.found)
+        opinions = await self._opinions(segment, race.found)
+        choice = self._choose_checked(segment, race.found, opinions)
         self._account(choice, race.found)
         if choice.best is None:
             return False
@@ -268,11 +275,47 @@ class Expander:
             candidate=candidate,
         )
 
-    def _choose(self, segment: Segment, candidates: Sequence[Expansion]) -> Choice:
+    def _choose(
+        self,
+        segment: Segment,
+        candidates: Sequence[Expansion],
+        opinions: Mapping[int, float] = NO_OPINIONS,
+    ) -> Choice:
+        return self._means.judge.choose(candidates, segment, self._context(segment), opinions)
+
+    def _context(self, segment: Segment) -> Context:
         others = tuple(text for index, text in self._texts.items() if index != segment.index)
         outline = tuple(known.text for known in self._segments)
-        context = Context(self._question, outline, others, self._rules)
-        return self._means.judge.choose(candidates, segment, context)
+        return Context(self._question, outline, others, self._rules)
+
+    async def _opinions(
+        self, segment: Segment, candidates: Sequence[Expansion]
+    ) -> Mapping[int, float]:
+        """The cloud's of those without a veto, if it is to be asked and there are several."""
+        fit = self._means.judge.fit(candidates, segment, self._context(segment))
+        if len(fit) < 2 or not self._means.check.is_on:
+            return NO_OPINIONS
+        prompt = self._means.prompts.expand(self._job(segment, 0), segment)
+        found = await self._means.check.opinions(self._draft, segment.index, prompt, fit)
+        if not found:
+            self._means.tally.checks["late"] += 1
+            self._explain(segment, "the cloud's check did not come in time")
+        return found
+
+    def _choose_checked(
+        self, segment: Segment, candidates: Sequence[Expansion], opinions: Mapping[int, float]
+    ) -> Choice:
+        """The choice, and what the cloud's opinions changed of it."""
+        choice = self._choose(segment, candidates)
+        if not opinions:
+            return choice
+        checked = self._choose(segment, candidates, opinions)
+        is_other = checked.best is not choice.best
+        self._means.tally.checks["changed" if is_other else "agreed"] += 1
+        told = [f"{c.model} {opinions[c.attempt]:.2f}" for c in candidates if c.attempt in opinions]
+        what = "it decides" if is_other else "the choice stays"
+        self._explain(segment, f"the cloud reads {', '.join(told)}: {what}")
+        return checked
 
     def _front(self, index: int) -> asyncio.Event:
         """Set once everything before this segment is in the answer."""

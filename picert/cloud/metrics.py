@@ -59,6 +59,9 @@ class _ServiceCollector:
             "fallback", "Work done again or elsewhere", ("stage", "reason"), tally.fallbacks.items()
         )
         yield _counter("ensemble_wins", "Segments by whose text won", ("model",), _one(tally.wins))
+        yield _counter(
+            "cloud_checks", "Choices that the cloud was asked of", ("outcome",), _one(tally.checks)
+        )
         yield CounterMetricFamily(
             PREFIX + "cloud_tokens_saved",
             "Tokens of answers that the cloud did not write",

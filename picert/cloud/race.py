@@ -3,7 +3,8 @@ is chosen.
 
 Text that was shown never changes. So the candidates of a race are held back until all have ended,
 or until one that is fit has ended while the segment is at the front of the answer: there waiting
-for the others costs the reader time, behind the front it costs nothing.
+for the others costs the reader time, behind the front it costs nothing. Who wants a choice all the
+same has some patience.
 """
 
 from __future__ import annotations
@@ -78,9 +79,13 @@ class Race:
         self.edge_of: dict[int, str] = {}  # attempt -> edge
         self.problems: list[tuple[int, PicertError]] = []  # of which candidate
 
-    async def run(self, jobs: Sequence[ExpandJob], is_enough: IsEnough) -> None:
+    async def run(
+        self, jobs: Sequence[ExpandJob], is_enough: IsEnough, patience_s: float = 0.0
+    ) -> None:
         """Fill `found`. Leaves when every job has ended, or at the front of the answer when what
-        was found `is_enough`; what still runs is cancelled."""
+        was found `is_enough`, and was for `patience_s`; what still runs is cancelled."""
+        clock = asyncio.get_running_loop().time
+        enough_at: float | None = None
         async with AsyncExitStack() as stack:
             writing: set[asyncio.Task[None]] = set()
             front = asyncio.create_task(self._at_front.wait())
@@ -94,8 +99,15 @@ class Race:
                 writing.add(asyncio.create_task(self._write(assignment, job)))
             while not all(task.done() for task in writing):
                 open_tasks = {task for task in (front, *writing) if not task.done()}
-                await asyncio.wait(open_tasks, return_when=asyncio.FIRST_COMPLETED)
-                if front.done() and is_enough(self.found):
+                left_s = None
+                if enough_at is not None and front.done():
+                    left_s = max(0.0, enough_at + patience_s - clock())
+                await asyncio.wait(open_tasks, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not ((front.done() or patience_s > 0) and is_enough(self.found)):
+                    enough_at = None
+                    continue
+                enough_at = clock() if enough_at is None else enough_at
+                if front.done() and clock() >= enough_at + patience_s:
                     break
 
     async def _write(self, assignment: Assignment, job: ExpandJob) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from picert.cloud.admission import Admission
 from picert.cloud.assignment import counted
+from picert.cloud.check import CloudCheck
 from picert.cloud.draft import Draft
 from picert.cloud.edges import EdgePool
 from picert.cloud.expander import Expander, Means
@@ -66,7 +67,14 @@ class CloudService:
         self._quality = QualityTable()
         judge = Judge(Weights.of(config.policy), config.policy.confidence_floor, edges.calibrations)
         self._means = Means(
-            edges, self._writer, prompts, config.policy, self._quality, judge, self.tally
+            edges=edges,
+            writer=self._writer,
+            prompts=prompts,
+            policy=config.policy,
+            quality=self._quality,
+            judge=judge,
+            check=CloudCheck(self._writer, config.policy),
+            tally=self.tally,
         )
         self._heads: Heads | None = None
         self._lengths = LengthPredictor()

@@ -30,6 +30,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)  # why others were not taken
     fallbacks: Counter[tuple[str, str]] = field(default_factory=Counter)  # stage, reason
     wins: Counter[str] = field(default_factory=Counter)  # segments whose text a model wrote
+    checks: Counter[str] = field(default_factory=Counter)  # by the cloud: agreed, changed, late
     tokens_saved: int = 0  # of visible answers, that the cloud did not write
     first_text: Histogram = field(default_factory=Histogram)
     sketch_first_token: Histogram = field(default_factory=Histogram)

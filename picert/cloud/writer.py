@@ -1,11 +1,13 @@
-"""CloudWriter: the cloud model's own text for one draft, accounted for and timed."""
+"""CloudWriter: the cloud model's own text for one draft, and what it thinks of others' texts,
+accounted for and timed."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from importlib import import_module
 from typing import Protocol
 
@@ -43,7 +45,7 @@ class CloudWriter:
         self.speed = SpeedProfile()
         self.slots = loop.engine.config.max_num_seqs
         self.num_running = 0
-        self._left: dict[str, int] = {}  # tokens that each open text is expected to get yet
+        self._left: dict[str, float] = {}  # tokens that each open text is expected to get yet
         self._loop = loop
         self._clock = clock
         self._queue_timeout_s = queue_timeout_s
@@ -105,6 +107,29 @@ class CloudWriter:
                 seconds, batch = self._clock() - began, self.num_running + 1
                 self.speed.observe_decode(last.num_completion_tokens - 1, seconds, batch)
 
+    async def score(
+        self, draft: Draft, part: str, prompt: Prompt, text: str, within_s: float
+    ) -> float:
+        """Mean log-probability of `text`, had this model written it to `prompt`: one reading, after
+        all that is written for others. Cancelling the caller aborts it.
+
+        Raises DeadlineExceeded when the time is over, and what the engine raises.
+        """
+        head = self.encode(prompt)
+        ids = self.encode(replace(prompt, prefill=f"{prompt.prefill} {text.strip()}"))
+        begin = _num_shared(head, ids)
+        name = f"{draft.request.request_id}/{part}"
+        terms = Terms(min(within_s, draft.remaining_s), priority=draft.request.priority + 1)
+        self.num_running += 1
+        self._left[name] = self._as_written(len(ids))
+        try:
+            output = await self._loop.score(name, ids, [(begin, len(ids))], terms=terms)
+        finally:
+            self.num_running -= 1
+            del self._left[name]
+        draft.count_cloud(output)
+        return output.span_logprobs[0]
+
     async def read(self, prompt: Prompt) -> None:
         """Let the engine read a prompt for the sake of its prefix cache alone."""
         ids = self.encode(prompt)
@@ -132,8 +157,16 @@ class CloudWriter:
     @property
     def backlog_s(self) -> float:
         """Seconds of a full engine that open texts are expected to take yet."""
-        each = self.speed.decode_seconds(1, self.slots) / self.slots
-        return each * sum(self._left.values())
+        return self._token_s * sum(self._left.values())
+
+    @property
+    def _token_s(self) -> float:
+        """Of a full engine, that a token takes."""
+        return self.speed.decode_seconds(1, self.slots) / self.slots
+
+    def _as_written(self, num_read: int) -> float:
+        """Tokens that could be written in the time in which so many are read."""
+        return self.speed.prefill_seconds(num_read) / max(self._token_s, 1e-9)
 
     @property
     def wait_s(self) -> float:
@@ -148,3 +181,9 @@ class CloudWriter:
             return
         num_read = output.num_prompt_tokens - output.num_cached_tokens
         self.speed.observe_prefill(num_read, seconds - output.queue_s)
+
+
+def _num_shared(head: Sequence[int], ids: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    pairs = enumerate(zip(head, ids, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(head), len(ids)))

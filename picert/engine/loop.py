@@ -14,12 +14,15 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from collections.abc import Sequence as SequenceOf
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakValueDictionary
 
 from picert.engine.courier import Courier, Item
 from picert.engine.engine import Engine
 from picert.engine.sampler import TokenMask
+from picert.engine.scoring import Span
 from picert.engine.sequence import NO_TERMS, Output, Terms, joined
 from picert.engine.stats import EngineStats
 from picert.errors import DeadlineExceeded, PicertError, QueueFull, QueueTimeout, Unavailable
@@ -37,7 +40,7 @@ class _Stream:
 
     request_id: str
     prompt_ids: SequenceOf[int]
-    params: SamplingParams
+    task: SamplingParams | SequenceOf[Span]  # how to go on, or what of the prompt is to be scored
     mask: TokenMask | None
     terms: Terms
     courier: Courier
@@ -130,7 +133,7 @@ class EngineLoop:
         """Without a step for longer, while there is work, the engine must be taken for stuck."""
         return max(_LEAST_PATIENCE_S, _LONGEST_STEPS * self.engine.stats.longest_step_s)
 
-    async def stream(
+    def stream(
         self,
         request_id: str,
         prompt_ids: SequenceOf[int],
@@ -146,14 +149,32 @@ class EngineLoop:
         from when the first item is asked for, and Unavailable when the engine is not running, fails
         or stops.
         """
+        return self._outputs(partial(_Stream, request_id, prompt_ids, params, mask, terms))
+
+    async def score(
+        self,
+        request_id: str,
+        prompt_ids: SequenceOf[int],
+        spans: SequenceOf[Span],
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> Output:
+        """The one Output of a prompt that is read and not answered (Engine.score); cancelling the
+        caller aborts it. Raises what Engine.score raises, and otherwise as `stream`."""
+        new = partial(_Stream, request_id, prompt_ids, spans, None, terms)
+        async with aclosing(self._outputs(new)) as outputs:
+            return await anext(outputs)
+
+    async def _outputs(self, new: Callable[[Courier], _Stream]) -> AsyncGenerator[Output, None]:
+        """See `stream`; everything begins when the first item is asked for."""
         loop = asyncio.get_running_loop()
-        stream = _Stream(request_id, prompt_ids, params, mask, terms, self._courier(loop))
+        stream = new(self._courier(loop))
         self._submit(stream)
         timers = [
             loop.call_later(max(0.0, seconds), expire, stream, seconds)
             for seconds, expire in (
-                (terms.deadline_s, self._expire),
-                (terms.queue_timeout_s, self._expire_waiting),
+                (stream.terms.deadline_s, self._expire),
+                (stream.terms.queue_timeout_s, self._expire_waiting),
             )
             if seconds is not None
         ]
@@ -273,10 +294,12 @@ class EngineLoop:
         return True
 
     def _add(self, stream: _Stream) -> None:
+        read = (stream.request_id, stream.prompt_ids)
         try:
-            self.engine.add(
-                *(stream.request_id, stream.prompt_ids, stream.params, stream.mask, stream.terms)
-            )
+            if isinstance(stream.task, SamplingParams):
+                self.engine.add(*read, stream.task, stream.mask, stream.terms)
+            else:
+                self.engine.score(*read, stream.task, stream.terms)
         except PicertError as error:
             self._retire(stream)
             self._post([(stream, error)])

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from picert.engine.sampler import TokenMask
+from picert.engine.scoring import Span
 from picert.engine.sequence import NO_TERMS, Output, Terms
 from picert.messages import ChatMessage, SamplingParams
 
@@ -69,7 +70,7 @@ class StreamingEngine(Protocol):
 
 
 class StreamingLoop(Protocol):
-    """A model that writes several texts at once."""
+    """A model that writes and reads several texts at once."""
 
     @property
     def engine(self) -> StreamingEngine:
@@ -85,3 +86,14 @@ class StreamingLoop(Protocol):
         mask: TokenMask | None = None,
     ) -> AsyncGenerator[Output, None]:
         """Outputs of one request, up to the one with a `finish_reason`; closing aborts it."""
+
+    async def score(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        spans: Sequence[Span],
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> Output:
+        """The one output of a prompt that is read and not answered, with the mean log-probability
+        of each span's tokens; cancelling the caller aborts it."""

@@ -5,13 +5,18 @@
 Candidates come from different models or seeds. Log-probabilities of two models say different things
 of the same text, so each is set against what is usual for its model. The vetoes are what keeps
 garbage out of the answer, however sure its model was of it.
+
+What the cloud's model thinks of the candidates, where it was asked, is a fifth term. One model is
+asked of all, so they are set against each other. That tells which is better, not how good it is:
+the term decides among candidates, while the floor is held against the other four.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from picert.config import PolicyConfig
 from picert.messages import Calibration, Expansion, Segment
@@ -34,6 +39,8 @@ _EXPECTED_WORDS = (12, 70)
 _MAX_Z = 2.0  # a candidate further from its model's mean says no more than this
 _MIN_SEEN = 8  # texts of a model before its own mean is believed
 _MIN_STD = 0.05
+_MIN_SPREAD = 0.2  # of the cloud's log-probabilities of candidates
+NO_OPINIONS: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +62,18 @@ class Weights:
     coverage: float = 0.4
     length: float = 0.2
     consensus: float = 0.3
+    check: float = 0.0  # of one standard deviation among the candidates
 
     @classmethod
     def of(cls, config: PolicyConfig) -> Weights:
         """As configured."""
-        return cls(config.w_logprob, config.w_coverage, config.w_length, config.w_consensus)
+        return cls(
+            config.w_logprob,
+            config.w_coverage,
+            config.w_length,
+            config.w_consensus,
+            config.w_cloud_check,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,24 +170,40 @@ class Judge:
         self._weights = weights
         self._floor = floor
 
-    def choose(self, candidates: Sequence[Expansion], segment: Segment, context: Context) -> Choice:
+    def fit(
+        self, candidates: Sequence[Expansion], segment: Segment, context: Context
+    ) -> list[Expansion]:
+        """The candidates without a veto, in order."""
+        return [c for c in candidates if not _against(c, segment, context)]
+
+    def choose(
+        self,
+        candidates: Sequence[Expansion],
+        segment: Segment,
+        context: Context,
+        opinions: Mapping[int, float] = NO_OPINIONS,
+    ) -> Choice:
         """The candidate without a veto that has the highest confidence, if that is not under the
-        floor. Learns nothing: `calibrations.observe` is the caller's."""
-        reasons: list[str] = []
-        fit: list[Expansion] = []
-        for candidate in candidates:
-            against = vetoes(candidate.text, segment, context)
-            if is_cut(candidate):
-                against = (*against, "is cut mid-word")
-            reasons += [f"the text of {candidate.model} {reason}" for reason in against]
-            if not against:
-                fit.append(candidate)
+        floor. `opinions` are log-probabilities by the cloud's model, by attempt; they count where
+        every candidate without a veto has one. Learns nothing: `calibrations.observe` is the
+        caller's."""
+        against = [_against(candidate, segment, context) for candidate in candidates]
+        reasons = [
+            f"the text of {candidate.model} {reason}"
+            for candidate, found in zip(candidates, against, strict=True)
+            for reason in found
+        ]
+        fit = [c for c, found in zip(candidates, against, strict=True) if not found]
         if not fit:
             longest = max(candidates, key=lambda c: len(words(c.text)), default=None)
             spare = longest if longest and longest.text else None
             return Choice(None, 0.0, tuple(reasons) or ("there is no candidate",), spare)
-        scored = [(self._confidence(c, segment, fit), c) for c in fit]
-        score, best = max(scored, key=lambda pair: pair[0])
+        scores = [self._confidence(c, segment, fit) for c in fit]
+        told = [opinions[c.attempt] for c in fit if c.attempt in opinions]
+        lifts = among(told) if len(told) == len(fit) else [0.0] * len(fit)
+        scored = list(zip(scores, lifts, fit, strict=True))
+        able = [one for one in scored if one[0] >= self._floor] or scored
+        score, _, best = max(able, key=lambda one: one[0] + self._weights.check * one[1])
         if score < self._floor:
             reasons.append(f"confidence {score:.2f} is under {self._floor:g}")
             return Choice(None, score, tuple(reasons), best)
@@ -184,6 +214,20 @@ class Judge:
     ) -> float:
         others = [other for other in fit if other is not candidate]
         return confidence(candidate, segment, others, self.calibrations, self._weights)
+
+
+def among(opinions: Sequence[float]) -> list[float]:
+    """One model's log-probabilities of texts as deviations from their mean, within bounds. Texts
+    that differ by little are not set further apart than `_MIN_SPREAD` makes them."""
+    mean = sum(opinions) / len(opinions)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in opinions) / len(opinions))
+    return [min(max((x - mean) / max(spread, _MIN_SPREAD), -_MAX_Z), _MAX_Z) for x in opinions]
+
+
+def _against(candidate: Expansion, segment: Segment, context: Context) -> tuple[str, ...]:
+    """Why it must not stand."""
+    found = vetoes(candidate.text, segment, context)
+    return (*found, "is cut mid-word") if is_cut(candidate) else found
 
 
 def is_cut(expansion: Expansion) -> bool:

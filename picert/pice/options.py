@@ -168,7 +168,8 @@ class Options:
         candidate = Candidate(
             route="sketch",
             seconds=outlook.sketch_seconds(num_points, LINE_TOKENS, expansion_tokens, width),
-            cloud_seconds=outlook.cloud.share_seconds(outlook.prompt_tokens, sketch_tokens),
+            cloud_seconds=outlook.cloud.share_seconds(outlook.prompt_tokens, sketch_tokens)
+            + self._check_s(num_points, width, expansion_tokens),
             quality=sketch_quality(score.score, num_points / question.num_points, worth, width),
             level=level,
             num_points=num_points,
@@ -177,6 +178,13 @@ class Options:
             edge_seconds=num_points * width * self._edge_share_s(expansion_tokens),
         )
         return self._priced(candidate)
+
+    def _check_s(self, num_points: int, width: int, expansion_tokens: float) -> float:
+        """Of the cloud, that it takes to read all candidates, if it shall."""
+        if width == 1 or not self._config.w_cloud_check:
+            return 0.0
+        tokens = NEW_PROMPT_TOKENS + round(expansion_tokens)
+        return num_points * width * self._outlook.cloud.share_seconds(tokens, 0.0)
 
     def _edge_share_s(self, tokens: float) -> float:
         """Of the edges, that one expansion takes."""

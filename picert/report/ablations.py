@@ -1,5 +1,5 @@
 """What each part of pice gains where it matters: pice beside pice without it, on the same system,
-under the same load."""
+under the same load. A part that is off by default has pice itself for what is without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from picert.report.pairs import (
 )
 from picert.report.rows import Row
 
-WITHOUT = "pice_no_"
+WITHOUT, WITH = "pice_no_", "pice_with_"
 HEAD = (
     *("part", "classes", "situation", "req/min", "p50", "first text", "cloud tokens", "score"),
     "repairs",
@@ -46,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """One part switched off, in one situation. A figure that was not measured is None."""
+    """One part switched, in one situation. A figure that was not measured is None."""
 
     part: str
     load: str
@@ -74,24 +74,28 @@ class Ablation:
 
 
 def ablations(rows: Sequence[Row]) -> list[Ablation]:
-    """Of every measured cell without a part that has its whole beside it."""
+    """Of every measured cell without a part, or with one more, that has pice beside it."""
     measured = [row for row in rows if row.skipped is None and not row.is_simulated]
-    whole = {_place(row): row for row in measured if row.mode == "pice"}
-    return [
-        _ablation((whole[_place(row)], row))
-        for row in measured
-        if row.mode.startswith(WITHOUT) and _place(row) in whole
-    ]
+    pice = {_place(row): row for row in measured if row.mode == "pice"}
+    found = []
+    for row in measured:
+        beside = pice.get(_place(row))
+        if beside is not None and row.mode.startswith(WITHOUT):
+            found.append(_ablation(row.mode.removeprefix(WITHOUT), (beside, row)))
+        elif beside is not None and row.mode.startswith(WITH):
+            found.append(_ablation(row.mode.removeprefix(WITH), (row, beside)))
+    return found
 
 
 def _place(row: Row) -> tuple[object, ...]:
     return row.system, row.classes, row.load
 
 
-def _ablation(pair: tuple[Row, Row]) -> Ablation:
+def _ablation(part: str, pair: tuple[Row, Row]) -> Ablation:
+    """Of the cell with the part, and that without it."""
     row = pair[1]
     return Ablation(
-        part=row.mode.removeprefix(WITHOUT),
+        part=part,
         load=row.load,
         classes=row.classes,
         edges=row.edges,

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from picert.report.ablations import WITHOUT, Ablation, ablations
+from picert.report.ablations import Ablation, ablations
 from picert.report.page import Plot
 from picert.report.rows import Row, find, modes_of, on_one_system, told_apart
 
@@ -29,7 +29,7 @@ def plots_of(rows: Sequence[Row]) -> list[Plot]:
     for classes in dict.fromkeys(row.classes for row in measured):
         every = [row for row in measured if row.classes == classes]
         one = on_one_system(every)
-        of = [row for row in one if not row.mode.startswith(WITHOUT)]
+        of = [row for row in one if not row.is_variant]
         plots = (_throughput(of, classes), _latency(of, classes), _crossover(of, classes))
         apart = told_apart(every)[one[0].system]
         found += [_of_system(plot, apart) for plot in (*plots, _quality(of, classes))]

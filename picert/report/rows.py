@@ -34,6 +34,11 @@ class Row:
         return str(self.fields["mode"])
 
     @property
+    def is_variant(self) -> bool:
+        """A mode with a part switched off or on."""
+        return "_no_" in self.mode or "_with_" in self.mode
+
+    @property
     def load(self) -> str:
         """light, half, saturated, or a share of direct's rate."""
         return str(self.fields["load"])

@@ -96,10 +96,10 @@ def _quality(rows: Sequence[Row]) -> Target:
 
 
 def _scores(rows: Sequence[Row], classes: str, load: str) -> dict[str, float]:
-    """Of every mode that has one; parts that are switched off are another table's affair."""
+    """Of every mode that has one; parts that are switched are another table's affair."""
     found = {}
-    for mode in modes_of(rows):
-        row = None if "_no_" in mode else find(rows, classes, load, mode)
+    for mode in modes_of(row for row in rows if not row.is_variant):
+        row = find(rows, classes, load, mode)
         score = None if row is None else row.number("checklist_score", "mean")
         if score is not None:
             found[mode] = score

@@ -67,8 +67,9 @@ def simulate(cell: Cell) -> Row:
 
 
 def mode_name(policy: PolicyConfig) -> str:
-    """The mode, and which parts are switched off."""
-    return policy.mode + "".join(f"_no_{part}" for part in _PARTS if not getattr(policy, part))
+    """The mode, which parts are switched off, and what is switched on."""
+    without = "".join(f"_no_{part}" for part in _PARTS if not getattr(policy, part))
+    return policy.mode + without + ("_with_cloud_check" if policy.w_cloud_check else "")
 
 
 def questions_of(cell: Cell) -> list[Question]:

@@ -13,10 +13,12 @@ import heapq
 import itertools
 import math
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from picert.engine.sampler import TokenMask
+from picert.engine.scoring import Span
 from picert.engine.sequence import NO_TERMS, Output, Terms
 from picert.errors import DeadlineExceeded, PicertError, QueueFull, QueueTimeout
 from picert.messages import FinishReason, SamplingParams
@@ -85,6 +87,7 @@ class _Text:
     prompt_ids: Sequence[int]
     script: Script
     arrived_at: float
+    spans: Sequence[Span] = ()  # where there are any, it is only read, and they are scored
     items: asyncio.Queue[Output | PicertError] = field(default_factory=asyncio.Queue)
     started_at: float | None = None
     num_cached: int = 0
@@ -150,7 +153,7 @@ class SimulatedLoop:
         """Texts that have not."""
         return sum(not text.has_ended for _, _, text in self._waiting)
 
-    async def stream(
+    def stream(
         self,
         request_id: str,
         prompt_ids: Sequence[int],
@@ -160,12 +163,29 @@ class SimulatedLoop:
         mask: TokenMask | None = None,
     ) -> AsyncGenerator[Output, None]:
         """As EngineLoop.stream; a `mask` cannot be obeyed and is not asked for."""
+        script = self._author.script(request_id, params)
+        return self._outputs(_Text(request_id, prompt_ids, script, self._loop.time()), terms)
+
+    async def score(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        spans: Sequence[Span],
+        *,
+        terms: Terms = NO_TERMS,
+    ) -> Output:
+        """As EngineLoop.score. No text is likelier than another: what is simulated is what reading
+        takes, not what it tells."""
+        text = _Text(request_id, prompt_ids, Script(("",), "stop"), self._loop.time(), spans)
+        async with aclosing(self._outputs(text, terms)) as outputs:
+            return await anext(outputs)
+
+    async def _outputs(self, text: _Text, terms: Terms) -> AsyncGenerator[Output, None]:
+        """See `stream`."""
         limits = self.engine.config
         num_held = len(self._running) + len(self._waiting)
         if num_held >= limits.max_num_seqs + limits.max_num_queued_reqs and not terms.is_owed:
             raise QueueFull(f"{num_held} requests are running or queued: try again later")
-        script = self._author.script(request_id, params)
-        text = _Text(request_id, prompt_ids, script, self._loop.time())
         heapq.heappush(self._waiting, (terms.priority, next(self._numbers), text))
         self._wake()
         timers = [
@@ -250,11 +270,16 @@ class SimulatedLoop:
             if text.has_ended:
                 continue
             text.started_at = self._loop.time()
-            text.num_cached = self._prefixes.num_known(text.prompt_ids)
+            text.num_cached = self._num_cached(text)
             text.num_to_read = len(text.prompt_ids) - text.num_cached
             self._prefixes.add(text.prompt_ids)  # prompts of one step share what one of them reads
             self._kv_used += text.most_tokens
             self._running.append(text)
+
+    def _num_cached(self, text: _Text) -> int:
+        """What need not be read; nothing is known of what is to be scored."""
+        known = self._prefixes.num_known(text.prompt_ids)
+        return min([known, *(begin - 1 for begin, _ in text.spans)])
 
     def _readers(self, num_writers: int) -> list[tuple[_Text, int]]:
         """Whose prompts are read in this step, and how much of each."""
@@ -319,9 +344,10 @@ class SimulatedLoop:
             finish_reason=script.finish_reason if is_over else None,
             num_prompt_tokens=len(text.prompt_ids),
             num_cached_tokens=text.num_cached,
-            num_completion_tokens=text.num_written,
-            sum_logprob=script.mean_logprob * text.num_written,
+            num_completion_tokens=0 if text.spans else text.num_written,
+            sum_logprob=0.0 if text.spans else script.mean_logprob * text.num_written,
             queue_s=(text.started_at or 0.0) - text.arrived_at,
+            span_logprobs=(script.mean_logprob,) * len(text.spans),
         )
         text.items.put_nowait(output)
 

@@ -13,7 +13,7 @@ from typing import Any
 import bench_pice
 import pytest
 from pice import cells, plan
-from pice.modes import WITHOUT
+from pice.modes import WITH, WITHOUT
 from pice.system import Machines
 from scripted_service import DONE
 
@@ -91,11 +91,13 @@ def test_ablations_are_a_table_of_the_parts_each_in_its_situation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows, table = run(monkeypatch, capsys, "--ablations", "--max-questions", "4")
-    assert len(rows) == len(asked) - 1 == 3 + len(WITHOUT)
+    assert len(rows) == len(asked) - 1 == 3 + len(WITHOUT) + len(WITH)
     assert asked[-1][1].edges == (("qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"),)
     lines = table[next(i for i, line in enumerate(table) if line.startswith("part ")) :]
-    parts = [f"pice_no_{line.split()[0]}" for line in lines[1:]]
-    assert sorted(parts) == sorted(WITHOUT)
+    parts = [line.split()[0] for line in lines[1:]]
+    names = [*(f"pice_no_{part}" for part in parts), *(f"pice_with_{part}" for part in parts)]
+    assert {*WITHOUT, *WITH} <= {*names}
+    assert len(parts) == len(WITHOUT) + len(WITH)
 
 
 def test_two_tables_share_their_cells(
@@ -104,4 +106,4 @@ def test_two_tables_share_their_cells(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows, _ = run(monkeypatch, capsys, "--targets", "--ablations", "--max-questions", "4")
-    assert len(rows) == len(asked) - 1 == 12 + 3 + len(WITHOUT) - 2
+    assert len(rows) == len(asked) - 1 == 12 + 3 + len(WITHOUT) + len(WITH) - 2

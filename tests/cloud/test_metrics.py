@@ -42,7 +42,7 @@ PROMISED = {
     *("route_total", "sketch_tokens", "predicted_length_error_tokens", "expansion_seconds"),
     *("dispatch_queue_depth", "ensemble_wins_total", "ensemble_confidence"),
     *("model_switches_total", "edge_up", "edge_rtt_seconds", "fallback_total"),
-    "cloud_tokens_saved_total",
+    *("cloud_tokens_saved_total", "cloud_checks_total"),
 }
 BODY = {
     "messages": [{"role": "user", "content": "hi"}],

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
 from scripted import ScriptedLink, settle
 from scripted_cloud import REPAIRED, TEXTS, ask, cloud, request
 
 from picert.cloud.race import relay
 from picert.config import PolicyConfig
 from picert.messages import Cancel, Done, ExpandJob, Failure, Segment, TextDelta
+from picert.simulate.clock import run
 from picert.transport.events import PeerLeft, PeerMessage
 
 SLOTS = 32  # enough for three candidates of each segment
@@ -66,6 +68,32 @@ async def test_at_the_front_the_first_that_is_fit_is_shown_and_the_others_are_ca
     assert {(0, 1), (1, 1), (2, 1)} <= cancelled
     assert not any(attempt == 0 for _, attempt in cancelled)
     assert done.route == "sketch"
+
+
+@pytest.mark.parametrize(("patience_s", "is_in_time"), [(1.0, True), (0.4, False)])
+def test_who_has_patience_waits_at_the_front_for_the_others_and_not_longer(
+    patience_s: float, is_in_time: bool
+) -> None:
+    policy = PolicyConfig(w_cloud_check=0.1, cloud_check_s=patience_s)
+
+    def write(edge: str, job: ExpandJob, link: ScriptedLink) -> None:
+        later = 0.5 if job.candidate else 0.0
+        loop = asyncio.get_running_loop()
+        loop.call_later(later, link.write, edge, job, good(job))
+
+    async def main() -> None:
+        async with cloud(write, "e1", "e2", slots=SLOTS, policy=policy) as (service, loop, link):
+            began = asyncio.get_running_loop().time()
+            _, done = await ask(service, request())
+            took_s = asyncio.get_running_loop().time() - began
+            await settle()
+            cancelled = {(m.index, m.attempt) for _, m in link.sent if isinstance(m, Cancel)}
+            assert took_s == pytest.approx(0.5 if is_in_time else patience_s, abs=1e-6)
+            assert ((0, 1) in cancelled) != is_in_time
+            assert bool(loop.scored) == is_in_time
+        assert done.route == "sketch"
+
+    run(main)
 
 
 async def test_behind_the_front_a_race_waits_for_the_better_text() -> None:

@@ -78,3 +78,19 @@ async def test_a_new_text_waits_only_where_no_place_is_free() -> None:
     for stream in streams:
         await stream.aclose()
     assert writer.num_running == 0
+
+
+async def test_a_score_is_of_the_text_alone_and_counted_as_read() -> None:
+    writer, draft, loop = writer_and_draft(expected_tokens=10)
+    loop.opinion = lambda text: -float(len(text))
+    loop.may_score = asyncio.Event()
+    asking = asyncio.create_task(writer.score(draft, "check", PROMPT, "some text", 1.0))
+    await settle()
+    num_read = len("Hi some text")
+    assert writer.num_running == 1
+    assert writer.backlog_s == pytest.approx(writer.speed.prefill_seconds(num_read))
+    loop.may_score.set()
+    assert await asking == -len(" some text")
+    usage = draft.done().usage
+    assert (usage.cloud_prompt_tokens, usage.cloud_completion_tokens) == (num_read, 0)
+    assert (writer.num_running, writer.backlog_s) == (0, 0)

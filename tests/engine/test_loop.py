@@ -280,3 +280,31 @@ def test_consumer_whose_event_loop_is_gone_is_forgotten(make: Make) -> None:
     asyncio.run(drained(loop))
     assert loop.stats().finished["cancelled"] == 1
     waiting.close()
+
+
+async def test_a_prompt_is_scored_beside_texts_that_are_written(make: Make) -> None:
+    loop, ids, span = make(), [5, 9, 2, 7, 3, 11], (2, 6)
+    alone = fake_engine()
+    alone.score("x", ids, [span])
+    [expected] = [output for _ in range(9) if alone.has_work for output in alone.step()]
+    written, scored = await asyncio.gather(
+        collect(loop.stream("text", [1, 2], SHORT)), loop.score("score", ids, [span])
+    )
+    assert written == greedy_after([1, 2], 5)
+    assert scored.span_logprobs == expected.span_logprobs
+    assert (scored.finish_reason, scored.num_completion_tokens, scored.text) == ("stop", 0, "")
+    with pytest.raises(InvalidRequest, match="span 0 to 9"):
+        await loop.score("wrong", ids, [(0, 9)])
+
+
+async def test_a_score_ends_with_its_deadline_or_its_caller(make: Make) -> None:
+    runner = paused()
+    loop = make(runner)
+    with pytest.raises(DeadlineExceeded):
+        await loop.score("late", [1, 2, 3], [(1, 3)], terms=Terms(deadline_s=0.01))
+    asking = asyncio.create_task(loop.score("left", [1, 2, 3], [(1, 3)]))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    runner.gate.release(10**4)
+    await drained(loop)

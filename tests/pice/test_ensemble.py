@@ -11,6 +11,7 @@ from picert.pice.ensemble import (
     Context,
     Judge,
     Weights,
+    among,
     confidence,
     vetoes,
 )
@@ -185,3 +186,61 @@ def test_confidence_rises_with_coverage_and_fit_and_keeps_its_range() -> None:
     assert confidence(endless, SEGMENT) < confidence(base, SEGMENT)
     weights = Weights(9.0, 9.0, 9.0, 9.0)
     assert 0.0 <= confidence(base, SEGMENT, [base], weights=weights) <= 1.0
+
+
+ALIKE = (
+    "A brisk walk of thirty minutes lowers cortisol and lifts the mood for hours.",
+    "A brisk walk of thirty minutes lowers cortisol and lifts the mood for days.",
+)
+
+
+def checked(opinions: dict[int, float], weight: float = 0.1, floor: float = 0.0) -> Choice:
+    """Of the first of ALIKE twice, in attempts 0 and 1, and the second one, in attempt 2."""
+    texts = (ALIKE[0], ALIKE[0], ALIKE[1])
+    candidates = [
+        msgspec.structs.replace(_expansion(text), attempt=n) for n, text in enumerate(texts)
+    ]
+    judge = Judge(Weights(check=weight), floor, Calibrations())
+    return judge.choose(candidates, SEGMENT, CONTEXT, opinions)
+
+
+def attempt_of(choice: Choice) -> int:
+    assert choice.best is not None
+    return choice.best.attempt
+
+
+def test_the_clouds_opinion_decides_among_candidates_alike() -> None:
+    assert attempt_of(checked({})) == 0
+    assert attempt_of(checked({0: -2.0, 1: -1.0, 2: -2.0})) == 1
+    assert attempt_of(checked({0: -2.0, 1: -2.0, 2: -0.5})) == 2
+    assert attempt_of(checked({0: -2.0, 1: -1.0, 2: -2.0}, weight=0.0)) == 0
+
+
+def test_an_opinion_says_nothing_where_another_is_missing() -> None:
+    assert checked({1: -0.1, 2: -0.1}) == checked({})
+
+
+def test_an_opinion_tells_which_is_better_and_not_how_good_it_is() -> None:
+    plain = checked({}, floor=0.99)
+    liked = checked({0: -9.0, 1: -0.1, 2: -9.0}, weight=9.0, floor=0.99)
+    assert (plain.expansion, liked.expansion) == (None, None)
+    assert liked.confidence == pytest.approx(plain.confidence, abs=0.1)
+    assert attempt_of(liked) == 1
+
+
+def test_however_it_is_liked_a_text_under_the_floor_stands_behind_one_above_it() -> None:
+    named = _expansion("Regular exercise such as a brisk walk lowers cortisol levels a lot.")
+    poor = msgspec.structs.replace(_expansion(GOOD), attempt=1)
+    judge = Judge(Weights(check=9.0), 0.5, Calibrations())
+    assert confidence(poor, SEGMENT, [named]) < 0.5 < confidence(named, SEGMENT, [poor])
+    chosen = judge.choose([named, poor], SEGMENT, CONTEXT, {0: -9.0, 1: -0.1})
+    assert chosen.expansion is named
+
+
+@pytest.mark.parametrize("shift", [0.0, -3.0])
+def test_opinions_are_set_against_each_other(shift: float) -> None:
+    far = among([-1.0 + shift, -2.0 + shift, -3.0 + shift])
+    assert far == pytest.approx([1.2247, 0.0, -1.2247], abs=1e-3)
+    near = among([-1.0 + shift, -1.02 + shift])
+    assert near == pytest.approx([0.05, -0.05])
+    assert among([-1.0]) == [0.0]

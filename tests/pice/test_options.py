@@ -224,3 +224,17 @@ def test_repairs_keep_within_a_direct_answers_cost_and_end_where_the_cloud_is_de
     taken = IDLE.cloud.share_seconds(IDLE.prompt_tokens, each)
     assert sketch.cloud_seconds + count * taken <= options.direct().cloud_seconds
     assert repairs(priced(50.0))[0] == 0
+
+
+def test_candidates_that_the_cloud_is_to_read_take_some_of_its_time() -> None:
+    checked = PolicyConfig(w_cloud_check=0.1)
+    free = EdgeState(32, 0, SpeedProfile(1e6, 1e-4))
+    outlook = replace(IDLE, edges=(free, free))
+    wide, asked = best(question(0.9), outlook), best(question(0.9), outlook, checked)
+    assert wide.width > 1
+    taken = asked.cloud_seconds - wide.cloud_seconds
+    assert taken > 0
+    dear = replace(outlook, price=50.0)
+    assert best(question(0.9), dear, checked).width == 1
+    alone = Options(question(0.9), outlook, checked, QualityTable()).sketches()
+    assert alone == Options(question(0.9), outlook, CONFIG, QualityTable()).sketches()

@@ -226,6 +226,18 @@ def test_ablations_stand_beside_their_whole_on_the_same_edges_and_load() -> None
     assert found[1].cells()[-1] == "none"
 
 
+def test_a_part_that_is_off_by_default_stands_with_pice_as_what_is_without_it() -> None:
+    found = rows(
+        line("pice", "light", latency_p50_ms=400.0),
+        line("pice_with_cloud_check", "light", latency_p50_ms=600.0),
+    )
+    [ablation] = ablations(found)
+    assert ablation.part == "cloud_check"
+    assert ablation.cells()[4] == "1.50x"
+    titles = [plot.title.partition(" (")[0] for plot in plots_of(found)]
+    assert titles.count("Ablations") == 1
+
+
 def test_target_without_its_cells_is_not_measured() -> None:
     found = targets(rows(line("pice"), {**line("direct"), "skipped": "no time"}))
     assert {target.is_met for target in found} == {None}

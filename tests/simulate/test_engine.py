@@ -151,3 +151,20 @@ def test_deadline_and_full_queue_are_the_real_errors() -> None:
         assert len(await second) == 2
 
     in_virtual_time(main())
+
+
+def test_a_scored_prompt_takes_its_reading_and_reads_its_spans_again() -> None:
+    async def main() -> None:
+        loop, clock = engine(), asyncio.get_running_loop().time
+        first = await loop.score("a", range(320), [(310, 320)])
+        assert (first.finish_reason, first.num_completion_tokens) == ("stop", 0)
+        assert len(first.span_logprobs) == 1
+        began = clock()
+        assert began == pytest.approx(320 * READ_S)
+        again = await loop.score("b", range(320), [(300, 310), (310, 320)])
+        assert again.num_cached_tokens <= 299
+        assert len(again.span_logprobs) == 2
+        assert clock() - began == pytest.approx((320 - again.num_cached_tokens) * READ_S)
+        loop.self_check()
+
+    in_virtual_time(main())

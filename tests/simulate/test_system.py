@@ -172,3 +172,14 @@ def test_refused_clients_ask_again_later_and_time_goes_on() -> None:
 def test_name_of_a_mode_tells_what_is_switched_off() -> None:
     assert mode_name(PolicyConfig()) == "pice"
     assert mode_name(PolicyConfig(grouping=False, price=False)) == "pice_no_grouping_no_price"
+
+
+def test_a_cloud_that_reads_candidates_reads_more_and_writes_no_more() -> None:
+    plain, checked = (
+        figures(cell(setting(policy=PolicyConfig(w_cloud_check=weight)), Load("light")))
+        for weight in (0.0, 0.1)
+    )
+    assert (plain["mode"], checked["mode"]) == ("pice", "pice_with_cloud_check")
+    assert checked["cloud_prompt_tokens"] > plain["cloud_prompt_tokens"]
+    assert checked["cloud_tokens"] == plain["cloud_tokens"]
+    assert checked["failures"] == 0

@@ -7,7 +7,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 
+import msgspec
+
 from picert.engine.sampler import TokenMask
+from picert.engine.scoring import Span
 from picert.engine.sequence import Output, Terms
 from picert.errors import QueueFull
 from picert.messages import (
@@ -56,6 +59,9 @@ class ScriptedLoop:
         self.prompts: dict[str, str] = {}
         self.permits: asyncio.Semaphore | None = None  # where set, a piece takes one
         self.last_reason = "stop"  # why a text ends
+        self.opinion: Callable[[str], float] = lambda text: -1.0  # of a text that is scored
+        self.may_score: asyncio.Event | None = None  # where set, a score waits for it
+        self.scored: list[tuple[str, Terms]] = []  # which parts were to be, and on what terms
         self._script = script
 
     async def stream(
@@ -81,6 +87,24 @@ class ScriptedLoop:
                 await asyncio.sleep(0)
         finally:
             self.open.discard(request_id)
+
+    async def score(
+        self, request_id: str, prompt_ids: Sequence[int], spans: Sequence[Span], *, terms: Terms
+    ) -> Output:
+        assert terms.deadline_s is not None
+        part, [(begin, end)] = request_id.split("/")[1], spans
+        text = ByteTokens().decode(prompt_ids)
+        self.prompts[part] = text
+        self.scored.append((part, terms))
+        self.open.add(request_id)
+        try:
+            if self.may_score is not None:
+                await self.may_score.wait()
+            value = self.opinion(text[begin:end])
+        finally:
+            self.open.discard(request_id)
+        told = Output(request_id, "", (), None, "stop", len(prompt_ids), begin, 0, 0.0)
+        return msgspec.structs.replace(told, span_logprobs=(value,))
 
 
 Reply = Callable[[str, ExpandJob, "ScriptedLink"], None]

@@ -42,7 +42,6 @@ ALLOWED: dict[tuple[str, str], str] = {
     ),
     ("picert/cloud/health.py", "told.wait()"): STOP,
     ("picert/cloud/race.py", "self._at_front.wait()"): OURS,
-    ("picert/cloud/race.py", "asyncio.wait(open_tasks)"): OURS,
     ("picert/cloud/server.py", "stop.wait()"): STOP,
     ("picert/commands/demo.py", "asyncio.wait({asking, dying})"): OURS,
     ("picert/commands/processes.py", "stop.wait()"): STOP,

@@ -152,6 +152,9 @@ class PolicyConfig(_Frozen):
     min_quality: float = Field(
         0.25, ge=0, le=1, description="share of a direct answer's that a plan must reach"
     )
+    min_points_share: float = Field(
+        0.75, ge=0, le=1, description="of the answer's points that a sketch holds, whatever waits"
+    )
     backlog_target_s: float = Field(
         4.0, gt=0, description="seconds of waiting work from which the price rises"
     )

@@ -46,7 +46,7 @@ _POINTS = re.compile(
 )
 _BRIEF = re.compile(r"\b(?:briefly|in brief|in short|short answer|tl;?dr|concise(?:ly)?)\b")
 _YES_NO = re.compile(r"\b(?:yes or no|true or false|just the answer|one[- ]word)\b")
-_TOKENS_PER_POINT = 35
+TOKENS_PER_POINT = 37  # of a direct answer, the mean of 25 lists by Qwen2.5-Coder-1.5B
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _cued_length(question: str) -> int | None:
     if form:
         return max(2, round(_as_number(form["number"]) * _UNITS[form["unit"]]))
     points = requested_points(question)
-    return None if points is None else 20 + points * _TOKENS_PER_POINT
+    return None if points is None else 20 + points * TOKENS_PER_POINT
 
 
 def _kind(question: str) -> tuple[QuestionClass, int, bool]:

@@ -10,11 +10,12 @@ fills, so that more backlog never means more cloud seconds for a question.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from picert.config import PolicyConfig
-from picert.pice.length import LengthForecast
+from picert.pice.length import TOKENS_PER_POINT, LengthForecast
 from picert.pice.objective import (
     NEW_PROMPT_TOKENS,
     Candidate,
@@ -24,9 +25,8 @@ from picert.pice.objective import (
 from picert.pice.quality import QualityTable, edge_quality, least_quality, sketch_quality
 from picert.pice.router import Suitability
 
-LEVELS = (0.1, 0.15, 0.2, 0.3, 0.4)  # sketch tokens over answer tokens; a direct answer is 1
+LEVELS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)  # sketch tokens over answer tokens; a direct answer is 1
 LINE_TOKENS = 9.0  # of a sketch line as models write it, with its number
-TOKENS_PER_POINT = 45  # of a direct answer that one sketch line stands for
 MAX_WIDTH = 3  # candidates of a segment
 _MIN_EXPANSION_TOKENS = 24.0
 _EASY_TOKENS = 60  # an answer up to this long is short
@@ -108,7 +108,8 @@ class Options:
         for level in LEVELS:
             num_points = self._num_points(level)
             if num_points not in found and num_points >= self._config.min_segments:
-                found[num_points] = self._sketch(level, num_points, 1, against)
+                why_not = against or self._too_few(num_points)
+                found[num_points] = self._sketch(level, num_points, 1, why_not)
         return list(found.values())
 
     def best(self, candidates: Sequence[Candidate]) -> Candidate:
@@ -157,6 +158,14 @@ class Options:
         if question.points:
             return min(question.points, limit)
         return min(round(level * question.tokens / LINE_TOKENS), question.num_points, limit)
+
+    def _too_few(self, num_points: int) -> str | None:
+        """Why a sketch of so many points would not be the whole answer in short, if so."""
+        wanted = min(self._question.num_points, self._config.max_segments)
+        least = math.ceil(self._config.min_points_share * wanted)
+        if num_points >= least:
+            return None
+        return f"{num_points} of {wanted} points would leave too much out"
 
     def _sketch(self, level: float, num_points: int, width: int, against: str | None) -> Candidate:
         question, outlook = self._question, self._outlook

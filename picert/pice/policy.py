@@ -12,7 +12,7 @@ from typing import Literal
 
 from picert.config import PolicyConfig
 from picert.messages import Route
-from picert.pice.length import LengthForecast
+from picert.pice.length import TOKENS_PER_POINT, LengthForecast
 from picert.pice.objective import (
     NEW_PROMPT_TOKENS,
     Candidate,
@@ -22,7 +22,7 @@ from picert.pice.objective import (
     least_loaded,
     share_of_edges_s,
 )
-from picert.pice.options import TOKENS_PER_POINT, Options, Question
+from picert.pice.options import Options, Question
 from picert.pice.profile import SpeedProfile, predicted_seconds
 from picert.pice.quality import QualityTable
 from picert.pice.router import Suitability, is_one_fact
@@ -213,7 +213,8 @@ def _plan_forced_sketch(
         candidates = (options.sketch_of(features.sketch_tokens),)
     else:
         candidates = tuple(options.sketches()) or (options.smallest_sketch(),)
-    best = options.widened(min(candidates, key=lambda c: c.cost))
+    able = [candidate for candidate in candidates if candidate.against is None]
+    best = options.widened(min(able or candidates, key=lambda c: c.cost))
     chosen = _sketch_plan(features, config, best, options)
     reason = f"the request asks for a sketch; {best}"
     return replace(chosen, reasons=(*facts, reason), candidates=candidates)
@@ -365,7 +366,8 @@ class _Budget:
 
 
 def _budgets(features: PlanInput, config: PolicyConfig, wanted: int) -> _Budget:
-    """Of a sketch of `wanted` points, as far as there is room for them."""
+    """Of a sketch of `wanted` points, as far as there is room for them. Most texts end before their
+    budget: together these may pass the user's limit, where the answer is cut as a direct one is."""
     expected = min(max(features.length.p50, config.min_answer_tokens), features.max_tokens)
     sketch_tokens = features.sketch_tokens or max(
         round(config.sketch_ratio * expected), _MIN_LINE_TOKENS * min(wanted, config.max_segments)
@@ -378,8 +380,8 @@ def _budgets(features: PlanInput, config: PolicyConfig, wanted: int) -> _Budget:
         max(sketch_tokens // _MIN_LINE_TOKENS, config.min_segments),
         room // _MIN_EXPANSION_TOKENS,
     )
-    share = round(_EXPANSION_ROOM * expected / max(1, num_points))
-    expansion_tokens = min(config.max_expansion_tokens, room // max(1, num_points), max(32, share))
+    share = min(expected, room) / max(1, num_points)
+    expansion_tokens = min(config.max_expansion_tokens, max(1, round(_EXPANSION_ROOM * share)))
     return _Budget(num_points, sketch_tokens, expansion_tokens)
 
 

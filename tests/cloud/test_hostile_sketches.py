@@ -8,7 +8,7 @@ from picert.messages import ExpandJob, SamplingParams, TextDelta
 from picert.pice.sketch import heading
 from picert.transport.events import PeerMessage
 
-MAX_POINTS = 6  # that the plan for the question allows
+MAX_POINTS = 7  # that the plan for the question allows
 LONG = SamplingParams(max_tokens=2000)  # of answers
 GOOD = "A quarter of an hour of it every morning is enough to feel the difference by noon."
 

@@ -107,7 +107,7 @@ def test_fewer_points_take_less_of_the_edges_where_expansions_keep_their_length(
         sketches = Options(question(0.9), outlook, CONFIG, QualityTable()).sketches()
         return [sketch.edge_seconds / sketch.num_points for sketch in sketches]
 
-    assert len(set(taken(30.0))) == 1  # the same for each point
+    assert len(set(taken(24.0))) == 1  # the same for each point
     assert len(set(taken(96.0))) > 1  # whoever fills its room writes more of fewer
 
 
@@ -238,3 +238,14 @@ def test_candidates_that_the_cloud_is_to_read_take_some_of_its_time() -> None:
     assert best(question(0.9), dear, checked).width == 1
     alone = Options(question(0.9), outlook, checked, QualityTable()).sketches()
     assert alone == Options(question(0.9), outlook, CONFIG, QualityTable()).sketches()
+
+
+def test_however_long_the_queue_a_sketch_holds_most_of_the_answers_points() -> None:
+    asked = question(0.9)
+    for price in (0.0, 5.0, 50.0):
+        sketches = Options(asked, priced(price), CONFIG, QualityTable()).sketches()
+        short = [s for s in sketches if s.num_points < 0.75 * asked.num_points]
+        assert short
+        assert all("leave too much out" in (s.against or "") for s in short)
+        assert best(asked, priced(price)) not in short
+    assert best(asked, priced(50.0), PolicyConfig(min_points_share=0.0)).num_points < 4

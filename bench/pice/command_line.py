@@ -73,7 +73,9 @@ def _add_cells(parser: argparse.ArgumentParser) -> None:
     add("--load", type=_in_words(_loads), help="light,half,saturated or numbers")
     add("--questions", type=Path, default=OWN_SET, help="JSON lines (default: our own 90)")
     add("--max-questions", type=int, help="in turns through the classes (default: all)")
-    add("--clients", type=int, default=32, help="in flight when saturated: twice the cloud's places")
+    add(
+        "--clients", type=int, default=32, help="in flight when saturated: twice the cloud's places"
+    )
     add(
         "--max-minutes",
         type=float,

@@ -181,5 +181,5 @@ def test_a_cloud_that_reads_candidates_reads_more_and_writes_no_more() -> None:
     )
     assert (plain["mode"], checked["mode"]) == ("pice", "pice_with_cloud_check")
     assert checked["cloud_prompt_tokens"] > plain["cloud_prompt_tokens"]
-    assert checked["cloud_tokens"] == plain["cloud_tokens"]
+    assert checked["cloud_tokens"] <= plain["cloud_tokens"]
     assert checked["failures"] == 0

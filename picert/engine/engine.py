@@ -55,6 +55,7 @@ class Engine:
             max_position=runner.config.max_position,
             bytes_per_token=runner.kv_bytes_per_token,
             available_bytes=runner.available_bytes(),
+            is_device=runner.has_own_memory,
         )
         runner.allocate_kv(self.kv_plan.num_blocks, self.kv_plan.block_size)
         self._runner = runner

@@ -8,8 +8,9 @@ from picert.config import EngineConfig
 from picert.errors import ConfigError
 
 DEFAULT_MAX_MODEL_LEN = 4096
-MEMORY_SHARE = 0.25  # of what is free, where `kv_tokens` is not given
-ENOUGH_TOKENS = 32_768  # nor more than this or four full contexts
+MEMORY_SHARE = 0.25  # of what the machine has free, where `kv_tokens` is not given
+DEVICE_SHARE = 0.8  # of a device's memory; activations and captured steps take of the rest
+ENOUGH_TOKENS = 32_768  # nor more than this or four full contexts of the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,19 @@ class KvPlan:
 
 
 def plan_kv(
-    config: EngineConfig, *, max_position: int, bytes_per_token: int, available_bytes: int
+    config: EngineConfig,
+    *,
+    max_position: int,
+    bytes_per_token: int,
+    available_bytes: int,
+    is_device: bool = False,
 ) -> KvPlan:
     """Size the cache. `bytes_per_token` is what one token's K and V take in all layers.
 
-    With `kv_tokens` unset: room for every one of `max_num_seqs` sequences at full length, but no
-    more than a quarter of the available memory and than max(4 x max_model_len, 32,768) tokens, as
-    sequences are mostly short and preemption serves the rest. The longest sequence shrinks to the
+    With `kv_tokens` unset: room for every one of `max_num_seqs` sequences at full length, but on a
+    device no more than four fifths of what it has left, and of a machine that serves others, too,
+    no more than a quarter and than max(4 x max_model_len, 32,768) tokens, as sequences are mostly
+    short and preemption serves the rest. The longest sequence shrinks to the
     cache if the config left both open. Raises ConfigError for what contradicts or does not fit.
     """
     max_len = _max_model_len(config, max_position)
@@ -47,12 +54,18 @@ def plan_kv(
                 param="kv_tokens",
             )
     else:
-        enough = max(4 * max_len, ENOUGH_TOKENS)
-        num_tokens = min(config.max_num_seqs * max_len, enough, int(affordable * MEMORY_SHARE))
+        num_tokens = min(config.max_num_seqs * max_len, _fair(affordable, max_len, is_device))
     num_blocks = -(-num_tokens // config.block_size)
     if num_blocks * config.block_size < max_len:
         max_len = _shrunk(config, max_len, num_blocks * config.block_size)
     return KvPlan(num_blocks, config.block_size, max_len)
+
+
+def _fair(affordable: int, max_len: int, is_device: bool) -> int:
+    """Tokens that may be taken unasked of those that would fit."""
+    if is_device:
+        return int(affordable * DEVICE_SHARE)
+    return min(max(4 * max_len, ENOUGH_TOKENS), int(affordable * MEMORY_SHARE))
 
 
 def _max_model_len(config: EngineConfig, max_position: int) -> int:

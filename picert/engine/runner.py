@@ -82,6 +82,11 @@ class Runner(Protocol):
         """Memory that is left where K/V would lie."""
         ...
 
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether that is a device's, which nobody else needs."""
+        ...
+
     def launch(self, batch: StepBatch, draws: Draws | None = None) -> PendingStep:
         """Begin a step: store the K/V of its tokens, compute the logits that are wanted, and draw
         from the rows that `draws` says, if it can.
@@ -127,6 +132,7 @@ class NativeRunner:
     """A step in C++ on the CPU, weights as in their file, which is then let go."""
 
     can_draw = False  # the sampler reads its logits where they lie
+    has_own_memory = False
 
     def __init__(self, checkpoint: Checkpoint, options: NativeOptions) -> None:
         """Repack the weights. Raises ModelError."""

@@ -143,6 +143,11 @@ class TorchRunner:
         free = self._stream.free_bytes()
         return available_memory() if free is None else free
 
+    @property
+    def has_own_memory(self) -> bool:
+        """As its device says."""
+        return self._stream.free_bytes() is not None
+
     def allocate_kv(self, num_blocks: int, block_size: int) -> None:
         """Make the K/V memory: per layer two of [N, B, G, D]."""
         shape = (num_blocks, block_size, self.config.num_kv_heads, self.config.head_dim)

@@ -33,6 +33,20 @@ def test_no_more_than_a_quarter_of_the_free_memory_is_taken() -> None:
     assert plan(available=GB).num_tokens == pytest.approx(GB / 4 / 20_000, abs=16)
 
 
+def test_a_device_gives_four_fifths_of_its_memory_and_no_more_than_the_sequences_need() -> None:
+    def on_device(available: int, num_seqs: int) -> KvPlan:
+        return plan_kv(
+            EngineConfig(model="m", max_num_seqs=num_seqs),
+            max_position=2048,
+            bytes_per_token=20_000,
+            available_bytes=available,
+            is_device=True,
+        )
+
+    assert on_device(10 * GB, 1000).num_tokens == pytest.approx(8 * GB / 20_000, abs=16)
+    assert on_device(10 * GB, 100).num_tokens == 100 * 2048
+
+
 def test_model_length_is_capped_at_the_default() -> None:
     assert plan(max_position=131_072).max_model_len == 4096
 

@@ -61,6 +61,7 @@ class FakeRunner:
     kv_bytes_per_token = 4
     team = None
     can_draw = False
+    has_own_memory = False
 
     def __init__(self, logits_of: Callable[[Sequence[int]], NDArray[np.float32]] = logits_after):
         self.logits_of = logits_of

@@ -23,6 +23,7 @@ EDGE_MODEL = "smollm2-135m-instruct"
 QUESTION = "What are the most effective ways to deal with stress?"
 START_S = 120.0
 SHORT = SamplingParams(temperature=0.0, max_tokens=96)
+LONG = SamplingParams(max_tokens=600)  # so that no point is cut
 READY = re.compile(r"picert-cloud ready: (\S+) edges: (\S+)")
 
 
@@ -97,7 +98,8 @@ def kill(child: Child) -> None:
 async def test_sketch_is_expanded_by_two_edges_into_one_answer(tmp_path: Path) -> None:
     # In turns and one text a segment: else both write each segment, and the same edge may win all.
     async with network(tmp_path, "--dispatch", "round_robin", "--no-ensemble") as net:
-        told = Told([e async for e in net.client.stream(QUESTION, route="sketch")])
+        sketching = net.client.stream(QUESTION, route="sketch", sampling=LONG)
+        told = Told([e async for e in sketching])
         again = Told([e async for e in net.client.stream(QUESTION, route="direct")])
     done = told.done
     assert done.route == "sketch"
@@ -116,7 +118,8 @@ async def test_answer_survives_the_kill_of_an_edge_and_the_edge_can_come_back(
     # One text a segment: else the other edge may win what the killed one had before it is missed.
     async with network(tmp_path, "--no-ensemble") as net:
         told, killed = Told(), ""
-        async for event in net.client.stream(QUESTION, route="sketch", progress=True):
+        asked = {"route": "sketch", "progress": True, "sampling": LONG}
+        async for event in net.client.stream(QUESTION, **asked):
             told.events.append(event)
             if isinstance(event, Progress) and event.stage == "expand" and not killed:
                 killed = event.edge or ""

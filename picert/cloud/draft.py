@@ -9,6 +9,7 @@ in the outbox is bounded by the request's token budget.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -28,6 +29,7 @@ from picert.messages import (
 
 Clock = Callable[[], float]
 Stage = Literal["plan", "sketch", "expand", "segment_done", "repair"]
+_SENTENCES = re.compile(r".*(?:[.!?…](?=\s|$)|[。！？])", re.DOTALL)  # noqa: RUF001
 
 
 class Counter(Protocol):
@@ -270,7 +272,7 @@ class Draft:
         return len(self._tokenizer.encode("".join(self._text)))
 
     def _fit(self, text: str) -> str:
-        """`text` or the head of it that max_tokens leaves room for.
+        """`text` or the head of it that max_tokens leaves room for; of points, whole sentences.
 
         Pieces encoded one by one give at least as many tokens as the whole, so the exact count is
         needed only when their sum passes the limit.
@@ -287,5 +289,11 @@ class Draft:
         self.finish_reason = "length"
         for task in self._tasks:  # the rest would never be shown
             task.cancel()
-        kept = self._tokenizer.decode(ids[:limit]).removesuffix("\ufffd")
-        return kept[len(shown) :]
+        kept = self._tokenizer.decode(ids[:limit]).removesuffix("\ufffd")[len(shown) :]
+        return _whole_sentences(kept) if self.route == "sketch" else kept
+
+
+def _whole_sentences(text: str) -> str:
+    """Up to the last sentence end, "" without one."""
+    match = _SENTENCES.match(text)
+    return match[0] if match else ""

@@ -139,12 +139,17 @@ async def test_signal_ends_the_servers_and_prints_what_was_measured(
     number: signal.Signals, model: Path
 ) -> None:
     flags = ("--modes", "direct,edge_only", "--load", "light,saturated", "--max-questions", "1")
-    bench = subprocess.Popen(
-        command(model, *flags, "--judge-model", "none", "--clients", "500"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # A shell that runs pytest in the background has it ignore SIGINT, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        bench = subprocess.Popen(
+            command(model, *flags, "--judge-model", "none", "--clients", "500"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         assert bench.stderr is not None
         for line in bench.stderr:

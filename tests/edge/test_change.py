@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -189,7 +190,10 @@ async def test_where_there_is_room_the_old_model_writes_until_the_new_one_is_the
         assert parts.pool.roster.report()[0]["models"] == ["large", "small"]
 
 
-async def test_a_load_that_fails_is_told_and_the_edge_goes_on_with_what_it_has(caplog) -> None:
+async def test_a_load_that_fails_is_told_and_the_edge_goes_on_with_what_it_has(
+    caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("picert"), "propagate", True)
     async with running() as parts:
         parts.models.error = Unavailable("no memory is left")
         jobs = await burst(parts, lambda: parts.worker.num_running == 2)
@@ -223,7 +227,8 @@ async def test_a_load_that_fails_beside_texts_cuts_none_of_them() -> None:
         assert parts.pool.num_lost == 0
 
 
-async def test_texts_that_do_not_end_keep_their_model_from_going(caplog) -> None:
+async def test_texts_that_do_not_end_keep_their_model_from_going(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("picert"), "propagate", True)
     async with running() as parts:
         parts.change._finish_s = 0.05
         jobs = await burst(parts, lambda: parts.worker.num_running == 2)

@@ -194,6 +194,7 @@ async def test_a_load_that_fails_is_told_and_the_edge_goes_on_with_what_it_has(
     caplog, monkeypatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("picert"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="picert")
     async with running() as parts:
         parts.models.error = Unavailable("no memory is left")
         jobs = await burst(parts, lambda: parts.worker.num_running == 2)
@@ -229,6 +230,7 @@ async def test_a_load_that_fails_beside_texts_cuts_none_of_them() -> None:
 
 async def test_texts_that_do_not_end_keep_their_model_from_going(caplog, monkeypatch) -> None:
     monkeypatch.setattr(logging.getLogger("picert"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="picert")
     async with running() as parts:
         parts.change._finish_s = 0.05
         jobs = await burst(parts, lambda: parts.worker.num_running == 2)

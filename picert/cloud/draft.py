@@ -9,7 +9,6 @@ in the outbox is bounded by the request's token budget.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -26,10 +25,10 @@ from picert.messages import (
     TextDelta,
     Usage,
 )
+from picert.pice.shaping import whole_sentences
 
 Clock = Callable[[], float]
 Stage = Literal["plan", "sketch", "expand", "segment_done", "repair"]
-_SENTENCES = re.compile(r".*(?:[.!?…](?=\s|$)|[。！？])", re.DOTALL)  # noqa: RUF001
 
 
 class Counter(Protocol):
@@ -290,10 +289,4 @@ class Draft:
         for task in self._tasks:  # the rest would never be shown
             task.cancel()
         kept = self._tokenizer.decode(ids[:limit]).removesuffix("\ufffd")[len(shown) :]
-        return _whole_sentences(kept) if self.route == "sketch" else kept
-
-
-def _whole_sentences(text: str) -> str:
-    """Up to the last sentence end, "" without one."""
-    match = _SENTENCES.match(text)
-    return match[0] if match else ""
+        return whole_sentences(kept) if self.route == "sketch" else kept

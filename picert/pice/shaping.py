@@ -122,6 +122,14 @@ class ExpansionShaper:
         return " "
 
 
+def whole_sentences(text: str) -> str:
+    """`text` up to the end of its last whole sentence; "" without one."""
+    end = 0
+    while more := _sentence_end(f"{text[end:]} "):
+        end += more
+    return text[:end]
+
+
 def _sentence_end(text: str) -> int:
     """Where the first sentence of `text` ends, or 0 if that is not known yet."""
     for match in _END.finditer(text):

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from fake_engine import (
     logits_after,
 )
 from numpy.typing import NDArray
+from stepping import finish, greedy, text, tokens
 
 from picert.engine.engine import Engine
 from picert.engine.sequence import Output
@@ -29,29 +30,6 @@ from picert.errors import (
     Unavailable,
 )
 from picert.messages import GREEDY, SamplingParams
-
-
-def greedy(max_tokens: int, **params: object) -> SamplingParams:
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **params)  # type: ignore[arg-type]
-
-
-def finish(engine: Engine) -> dict[str, list[Output]]:
-    """Step to the end, checking every table after each step."""
-    outputs: dict[str, list[Output]] = defaultdict(list)
-    while engine.has_work:
-        for output in engine.step():
-            outputs[output.request_id].append(output)
-        engine.self_check()
-    return outputs
-
-
-def tokens(outputs: Iterable[Output]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids]
-
-
-def text(outputs: Iterable[Output]) -> str:
-    return "".join(output.text for output in outputs)
-
 
 SETTINGS = {
     "plain": {},

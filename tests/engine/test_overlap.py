@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -29,13 +29,13 @@ from fake_engine import (
     logits_after,
 )
 from numpy.typing import NDArray
+from stepping import finish, greedy, text, tokens
 
 from picert.engine.batch import StepBatch
 from picert.engine.draws import Drawn, Draws, StepOutput
 from picert.engine.engine import Engine
 from picert.engine.loop import EngineLoop
 from picert.engine.runner import PendingStep
-from picert.engine.sequence import Output
 from picert.engine.streams import HostStream
 from picert.engine.torch_runner import Placement, TorchRunner
 from picert.kernels.torch_ops import TorchOps
@@ -86,27 +86,6 @@ class DrawingRunner(FakeRunner):
         self.drawn = ids.clip(min=0).tolist()
         on_host = np.ascontiguousarray(logits[draws.host_rows(len(logits))])
         return StepOutput(on_host, Drawn(ids, np.zeros(len(ids), np.float32)))
-
-
-def greedy(max_tokens: int, **params: object) -> SamplingParams:
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **params)  # type: ignore[arg-type]
-
-
-def finish(engine: Engine) -> dict[str, list[Output]]:
-    outputs: dict[str, list[Output]] = defaultdict(list)
-    while engine.has_work:
-        for output in engine.step():
-            outputs[output.request_id].append(output)
-        engine.self_check()
-    return outputs
-
-
-def tokens(outputs: Sequence[Output]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids]
-
-
-def text(outputs: Sequence[Output]) -> str:
-    return "".join(output.text for output in outputs)
 
 
 def events_of(engine: Engine) -> list[Event]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import pytest
 import tiny_models
 import torch
 from fake_engine import VOCAB_SIZE, FakeRunner, fake_engine, greedy_after, logits_after
+from stepping import finish
 
 from picert import LLM, SamplingParams
-from picert.engine.engine import Engine
 from picert.engine.scoring import MAX_CHUNK, Span
-from picert.engine.sequence import Output
 from picert.errors import ContextLengthExceeded, InvalidRequest
 
 SETTINGS: dict[str, dict[str, object]] = {
@@ -24,15 +22,6 @@ SETTINGS: dict[str, dict[str, object]] = {
     "small_steps": {"max_num_batched_tokens": 32},
     "whole_prompts": {"enable_chunked_prefill": False},
 }
-
-
-def finish(engine: Engine) -> dict[str, list[Output]]:
-    outputs: dict[str, list[Output]] = defaultdict(list)
-    while engine.has_work:
-        for output in engine.step():
-            outputs[output.request_id].append(output)
-        engine.self_check()
-    return outputs
 
 
 def mean_after(ids: Sequence[int], span: Span) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picert.pice.shaping import MAX_SENTENCE_CHARS, ExpansionShaper
+from picert.pice.shaping import MAX_SENTENCE_CHARS, ExpansionShaper, whole_sentences
 
 
 def _shape(text: str, heading: str = "Sleep", written: str = "", *, cut: bool = False) -> str:
@@ -145,3 +145,17 @@ def test_what_is_shown_is_clean(text: str, was_cut: bool) -> None:
     assert "\n" not in shown
     assert "**" not in shown
     assert "<|im_end|>" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("Walk daily. Then re", "Walk daily."),
+        ("Walk daily. Rest.", "Walk daily. Rest."),
+        ("Ask Dr. Smith", ""),
+        ("毎日歩く。それから", "毎日歩く。"),
+        ("", ""),
+    ],
+)
+def test_of_a_cut_text_the_whole_sentences_are_kept(text: str, whole: str) -> None:
+    assert whole_sentences(text) == whole
